@@ -1,0 +1,56 @@
+# push: put an object on top of a class of this thread's slab.
+#
+#   retry: if slabs == 0: return 0          # not taken in, or a special mode
+#          rseq_cs = &descriptor
+#   start: header = slabs + (*index << SHIFT) + class_at
+#          cur = header.cur
+#          if lo32(cur) >= header.end_lo: return 0
+#          *cur = object                    # above the top: nobody's yet
+#          header.cur = cur + 8             # COMMIT
+#
+# in   {class_at}  offset of the class's header in a slab; survives
+#      {object}    the object; survives
+# out  {done}      not zero if pushed, else take the slow path
+# clobbers {slab} {rseq}, flags
+2:
+    mov {rseq}, qword ptr [rip + cidalloc_thread@GOTTPOFF]
+    mov {slab}, qword ptr fs:[{rseq} + {SLABS_AT}]
+    mov {done}, qword ptr fs:[{rseq} + {INDEX_AT}]
+    test {slab}, {slab}                     # 0: slow
+    jz 8f
+    mov {rseq}, qword ptr fs:[{rseq} + {RSEQ_AT}]
+    lea {desc}, [rip + 6f]
+    mov qword ptr [{rseq} + {RSEQ_CS_AT}], {desc}     # rseq_cs = &descriptor
+3:
+    mov {done:e}, dword ptr [{done}]        # id = *index
+    shl {done}, {SLAB_SHIFT}
+    add {slab}, {done}                      # slab = slabs + (id << SHIFT)
+    mov {done}, qword ptr [{slab} + {class_at}]       # cur = header.cur
+    cmp {done:e}, dword ptr [{slab} + {class_at} + {END_AT}]
+    jae 8f                                  # lo32(cur) >= end_lo: full
+    mov qword ptr [{done}], {object}        # *cur = object
+    add {done}, 8
+    mov qword ptr [{slab} + {class_at}], {done}       # COMMIT header.cur = cur + 8
+4:
+5:
+    .pushsection .text.cidalloc_cold, "ax", @progbits
+8:
+    xor {done:e}, {done:e}                  # return 0
+    jmp 5b
+    .byte 0x0f, 0xb9, 0x3d                  # the signature, as an undefined instruction
+    .long {SIGNATURE}
+7:
+    jmp 2b                                  # aborted: no slot below cur was written, retry
+    .popsection
+    .pushsection __rseq_cs, "aw", @progbits
+    .balign 32
+6:
+    .long 0, 0
+    .quad 3b, 4b - 3b, 7b
+    .popsection
+    .pushsection __rseq_cs_ptr_array, "awR", @progbits
+    .quad 6b
+    .popsection
+    .pushsection __rseq_exit_point_array, "awR", @progbits
+    .quad 3b, 8b
+    .popsection

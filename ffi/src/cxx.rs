@@ -1,0 +1,139 @@
+//! operator new and operator delete, in every form of C++23.
+//!
+//! A miss goes to C++ (`cxx/new.cc`), which asks back for memory, runs the
+//! new-handler, and throws. An exception passes only through frames of C++ and
+//! the forwarding frame here, which has nothing to clean up.
+
+use crate::malloc;
+use core::ffi::c_void;
+
+use core_alloc::{alloc, diagnosis, heap};
+
+/// `std::nothrow_t`, of which only the type matters.
+type Nothrow = *const c_void;
+
+/// What operator new aligns to where nothing is said.
+const DEFAULT_ALIGN: usize = 16;
+
+unsafe extern "C-unwind" {
+    fn cidalloc_new_slow(size: usize, align: usize) -> *mut c_void;
+}
+unsafe extern "C" {
+    fn cidalloc_new_nothrow_slow(size: usize, align: usize) -> *mut c_void;
+}
+
+/// Memory for C++; null when there is none.
+#[unsafe(no_mangle)]
+extern "C" fn cidalloc_allocate_for_new(size: usize, align: usize) -> *mut c_void {
+    if align <= DEFAULT_ALIGN {
+        return heap::allocate(size).cast();
+    }
+    if !align.is_power_of_two() {
+        return malloc::fail(libc::EINVAL);
+    }
+    heap::allocate_aligned(size, align).cast()
+}
+
+/// Ends a process that wants an exception and has no C++ library to throw it.
+#[unsafe(no_mangle)]
+extern "C" fn cidalloc_cannot_throw(size: usize) -> ! {
+    diagnosis::cannot_throw(size)
+}
+
+macro_rules! new {
+    ($($name:ident, $nothrow:ident;)*) => {$(
+        /// # Safety
+        /// Called as C++ calls it; may throw.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name(size: usize) -> *mut c_void {
+            match alloc::allocate_hit(size) {
+                // SAFETY: C++ code of this library.
+                hit if hit.is_null() => unsafe { cidalloc_new_slow(size, DEFAULT_ALIGN) },
+                hit => hit.cast(),
+            }
+        }
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $nothrow(size: usize, _: Nothrow) -> *mut c_void {
+            match alloc::allocate_hit(size) {
+                // SAFETY: C++ code of this library, which throws nothing here.
+                hit if hit.is_null() => unsafe { cidalloc_new_nothrow_slow(size, DEFAULT_ALIGN) },
+                hit => hit.cast(),
+            }
+        }
+    )*};
+}
+
+new! {
+    _Znwm, _ZnwmRKSt9nothrow_t;
+    _Znam, _ZnamRKSt9nothrow_t;
+}
+
+macro_rules! new_aligned {
+    ($($name:ident, $nothrow:ident;)*) => {$(
+        /// # Safety
+        /// Called as C++ calls it; may throw.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name(size: usize, align: usize) -> *mut c_void {
+            // SAFETY: C++ code of this library.
+            unsafe { cidalloc_new_slow(size, align) }
+        }
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $nothrow(size: usize, align: usize, _: Nothrow) -> *mut c_void {
+            // SAFETY: C++ code of this library, which throws nothing here.
+            unsafe { cidalloc_new_nothrow_slow(size, align) }
+        }
+    )*};
+}
+
+new_aligned! {
+    _ZnwmSt11align_val_t, _ZnwmSt11align_val_tRKSt9nothrow_t;
+    _ZnamSt11align_val_t, _ZnamSt11align_val_tRKSt9nothrow_t;
+}
+
+macro_rules! delete {
+    ($($name:ident($($rest:ident: $type:ty),*);)*) => {$(
+        /// # Safety
+        /// `ptr` is null or a live block.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(ptr: *mut c_void $(, $rest: $type)*) {
+            $(let _ = $rest;)*
+            // SAFETY: the caller's duty.
+            unsafe { alloc::free(ptr.cast()) }
+        }
+    )*};
+}
+
+// Aligned and sized forms too: the address says all, and aligned blocks are rare.
+delete! {
+    _ZdlPv();
+    _ZdaPv();
+    _ZdlPvRKSt9nothrow_t(tag: Nothrow);
+    _ZdaPvRKSt9nothrow_t(tag: Nothrow);
+    _ZdlPvSt11align_val_t(align: usize);
+    _ZdaPvSt11align_val_t(align: usize);
+    _ZdlPvmSt11align_val_t(size: usize, align: usize);
+    _ZdaPvmSt11align_val_t(size: usize, align: usize);
+    _ZdlPvSt11align_val_tRKSt9nothrow_t(align: usize, tag: Nothrow);
+    _ZdaPvSt11align_val_tRKSt9nothrow_t(align: usize, tag: Nothrow);
+}
+
+macro_rules! delete_sized {
+    ($($name:ident;)*) => {$(
+        /// # Safety
+        /// `ptr` is null or a live block of `size` bytes from the matching new.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(ptr: *mut c_void, size: usize) {
+            if !ptr.is_null() {
+                // SAFETY: the caller's duty: `size` gave the block its class.
+                unsafe { heap::free_sized(ptr.cast(), size, 1) }
+            }
+        }
+    )*};
+}
+
+delete_sized! {
+    _ZdlPvm;
+    _ZdaPvm;
+}
+
+

@@ -1,0 +1,134 @@
+//! mallinfo, malloc_info, malloc_stats, mallopt, malloc_trim.
+
+use core::ffi::c_int;
+use core::fmt::{self, Write};
+use core_alloc::heap;
+use core_alloc::heap::stats::Stats;
+
+/// glibc's `struct mallinfo2`: `uordblks` is what the application holds,
+/// `fordblks` what is free inside the allocator, `arena` both and `hblks` and
+/// `hblkhd` large blocks.
+#[derive(Default)]
+#[repr(C)]
+pub struct Mallinfo2 {
+    arena: usize,
+    ordblks: usize,
+    smblks: usize,
+    hblks: usize,
+    hblkhd: usize,
+    usmblks: usize,
+    fsmblks: usize,
+    uordblks: usize,
+    fordblks: usize,
+    keepcost: usize,
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn mallinfo2() -> Mallinfo2 {
+    let s = Stats::collect();
+    let cached = s.cid_bytes + s.transfer_bytes;
+    let free = cached + s.central_bytes + s.page_free_bytes;
+    let small: u64 = s.classes.iter().map(|c| c.live() * u64::from(c.size_bytes)).sum();
+    Mallinfo2 {
+        arena: (s.live_bytes + free) as usize,
+        ordblks: s.classes.iter().map(|c| c.central_free as usize).sum(),
+        smblks: s.classes.iter().map(|c| (c.cached + c.transfer) as usize).sum(),
+        hblks: s.large_blocks as usize,
+        hblkhd: s.live_bytes.saturating_sub(small) as usize,
+        usmblks: 0,
+        fsmblks: cached as usize,
+        uordblks: s.live_bytes as usize,
+        fordblks: free as usize,
+        keepcost: s.page_free_bytes as usize,
+    }
+}
+
+/// As `mallinfo2`, each number cut to an int as glibc cuts it.
+#[repr(C)]
+pub struct Mallinfo([c_int; 10]);
+
+#[unsafe(no_mangle)]
+pub extern "C" fn mallinfo() -> Mallinfo {
+    let m = mallinfo2();
+    let all = [
+        m.arena, m.ordblks, m.smblks, m.hblks, m.hblkhd, m.usmblks, m.fsmblks, m.uordblks,
+        m.fordblks, m.keepcost,
+    ];
+    Mallinfo(all.map(|n| n as c_int))
+}
+
+/// glibc's parameters are known and change nothing: the allocator adapts.
+/// Returns 1 for them, 0 for anything else.
+#[unsafe(no_mangle)]
+pub extern "C" fn mallopt(parameter: c_int, value: c_int) -> c_int {
+    const M_MXFAST: c_int = 1;
+    const M_MXFAST_MOST: c_int = 80 * size_of::<usize>() as c_int / 4;
+    // M_ARENA_MAX to M_TRIM_THRESHOLD.
+    let known = match parameter {
+        M_MXFAST => (0..=M_MXFAST_MOST).contains(&value),
+        -8..=-1 => true,
+        _ => false,
+    };
+    c_int::from(known)
+}
+
+/// Gives free memory back to the kernel. There is no top of the heap to pad.
+#[unsafe(no_mangle)]
+pub extern "C" fn malloc_trim(_pad: usize) -> c_int {
+    c_int::from(heap::trim())
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn malloc_stats() {
+    Stats::collect().write_text(2);
+}
+
+/// Writes the statistics as XML. `options` must be 0.
+///
+/// # Safety
+/// `stream` is a stream open for writing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn malloc_info(options: c_int, stream: *mut libc::FILE) -> c_int {
+    if options != 0 {
+        crate::malloc::fail(libc::EINVAL);
+        return -1;
+    }
+    let mut out = Stream(stream);
+    if xml(&Stats::collect(), &mut out).is_err() { -1 } else { 0 }
+}
+
+fn xml(s: &Stats, out: &mut impl Write) -> fmt::Result {
+    writeln!(out, "<malloc version=\"1\">")?;
+    writeln!(out, "<heap nr=\"0\">\n<sizes>")?;
+    for c in s.classes.iter().filter(|c| c.spans > 0) {
+        let free = c.central_free + c.transfer + c.cached;
+        writeln!(
+            out,
+            "<size from=\"{0}\" to=\"{0}\" total=\"{1}\" count=\"{2}\"/>",
+            c.size_bytes,
+            free * u64::from(c.size_bytes),
+            free
+        )?;
+    }
+    writeln!(out, "</sizes>")?;
+    writeln!(out, "<total type=\"fast\" count=\"0\" size=\"{}\"/>", s.cid_bytes + s.transfer_bytes)?;
+    writeln!(out, "<total type=\"rest\" count=\"0\" size=\"{}\"/>", s.central_bytes + s.page_free_bytes)?;
+    writeln!(out, "</heap>")?;
+    writeln!(out, "<total type=\"mmap\" count=\"{}\" size=\"0\"/>", s.large_blocks)?;
+    writeln!(out, "<system type=\"current\" size=\"{}\"/>", s.mapped_bytes - s.page_returned_bytes)?;
+    writeln!(out, "<system type=\"max\" size=\"{}\"/>", s.peak_bytes)?;
+    writeln!(out, "<aspace type=\"total\" size=\"{}\"/>", s.mapped_bytes)?;
+    writeln!(out, "</malloc>")
+}
+
+/// A C stream. It may allocate its buffer; nothing is locked meanwhile.
+struct Stream(*mut libc::FILE);
+
+impl Write for Stream {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // SAFETY: the caller of malloc_info promises an open stream.
+        let done = unsafe { libc::fwrite(text.as_ptr().cast(), 1, text.len(), self.0) };
+        if done == text.len() { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+

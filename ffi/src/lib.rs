@@ -1,0 +1,34 @@
+//! The C and C++ face of cidalloc: `libcidalloc.so` and `libcidalloc.a`.
+//!
+//! - `malloc`: C, POSIX and GNU allocation, errno included.
+//! - `introspection`: mallinfo, malloc_info, mallopt and their like.
+//! - `cxx`: operator new and delete; `cxx/new.cc` throws.
+//!
+//! The prototypes stand in `include/cidalloc.h`.
+
+#![no_std]
+#![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+
+mod cxx;
+mod introspection;
+mod malloc;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    // SAFETY: raises SIGABRT.
+    unsafe { libc::abort() }
+}
+
+// Objects of `core` name the personality of unwinding, which a library that
+// aborts on panic never calls. Weak and hidden: a Rust program's own wins.
+core::arch::global_asm!(
+    ".pushsection .text.rust_eh_personality,\"ax\",@progbits",
+    ".weak rust_eh_personality",
+    ".hidden rust_eh_personality",
+    ".type rust_eh_personality, @function",
+    "rust_eh_personality:",
+    ".long 0",
+    ".size rust_eh_personality, .-rust_eh_personality",
+    ".popsection",
+);

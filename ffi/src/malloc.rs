@@ -1,0 +1,188 @@
+//! C, POSIX and GNU allocation functions.
+//!
+//! Fast halves are `core_alloc::alloc`'s, inlined; misses go to a cold half
+//! that sets errno. `free` leaves errno alone: nothing under it sets it.
+
+use core::ffi::{c_int, c_void};
+use core::ptr::null_mut;
+use core_alloc::{alloc, heap};
+
+/// Sets errno and returns null.
+#[cold]
+pub fn fail(error: c_int) -> *mut c_void {
+    // SAFETY: the C library's errno of this thread.
+    unsafe { *libc::__errno_location() = error };
+    null_mut()
+}
+
+#[inline]
+fn or_enomem(block: *mut u8) -> *mut c_void {
+    if block.is_null() { fail(libc::ENOMEM) } else { block.cast() }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn malloc(size: usize) -> *mut c_void {
+    match alloc::allocate_hit(size) {
+        hit if hit.is_null() => malloc_slow(size),
+        hit => hit.cast(),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn malloc_slow(size: usize) -> *mut c_void {
+    or_enomem(alloc::allocate_miss(size))
+}
+
+/// # Safety
+/// As C says: `ptr` is null or a live block. So for all that take a block.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn free(ptr: *mut c_void) {
+    // SAFETY: the caller's duty.
+    unsafe { alloc::free(ptr.cast()) }
+}
+
+/// # Safety
+/// See [`free`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cfree(ptr: *mut c_void) {
+    // SAFETY: the caller's duty.
+    unsafe { alloc::free(ptr.cast()) }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
+    match count.checked_mul(size) {
+        Some(bytes) => or_enomem(heap::allocate_zeroed(bytes)),
+        None => fail(libc::ENOMEM),
+    }
+}
+
+/// # Safety
+/// See [`free`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
+    if ptr.is_null() {
+        return malloc(size);
+    }
+    if size == 0 {
+        // As glibc: the block is freed.
+        // SAFETY: the caller's duty.
+        unsafe { alloc::free(ptr.cast()) };
+        return null_mut();
+    }
+    // SAFETY: the caller's duty.
+    or_enomem(unsafe { heap::reallocate(ptr.cast(), size) })
+}
+
+/// # Safety
+/// See [`free`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn reallocarray(ptr: *mut c_void, count: usize, size: usize) -> *mut c_void {
+    match count.checked_mul(size) {
+        // SAFETY: the caller's duty.
+        Some(bytes) => unsafe { realloc(ptr, bytes) },
+        None => fail(libc::ENOMEM),
+    }
+}
+
+/// C17: any power of two; the size need not be a multiple of it.
+#[unsafe(no_mangle)]
+pub extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
+    if !align.is_power_of_two() {
+        return fail(libc::EINVAL);
+    }
+    or_enomem(heap::allocate_aligned(size, align))
+}
+
+/// # Safety
+/// `out` may be written. It is left alone on failure, as errno is always.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
+    if !align.is_power_of_two() || align % size_of::<*mut c_void>() != 0 {
+        return libc::EINVAL;
+    }
+    let block = heap::allocate_aligned(size, align);
+    if block.is_null() {
+        return libc::ENOMEM;
+    }
+    // SAFETY: the caller's duty.
+    unsafe { *out = block.cast() };
+    0
+}
+
+/// As glibc: an alignment that is no power of two is rounded up to one.
+#[unsafe(no_mangle)]
+pub extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
+    match align.checked_next_power_of_two() {
+        Some(align) => or_enomem(heap::allocate_aligned(size, align)),
+        None => fail(libc::EINVAL),
+    }
+}
+
+fn os_page() -> usize {
+    // SAFETY: reads the auxiliary vector.
+    unsafe { libc::getauxval(libc::AT_PAGESZ) as usize }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn valloc(size: usize) -> *mut c_void {
+    or_enomem(heap::allocate_aligned(size, os_page()))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn pvalloc(size: usize) -> *mut c_void {
+    match size.checked_next_multiple_of(os_page()) {
+        Some(bytes) => or_enomem(heap::allocate_aligned(bytes, os_page())),
+        None => fail(libc::ENOMEM),
+    }
+}
+
+/// # Safety
+/// See [`free`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn malloc_usable_size(ptr: *mut c_void) -> usize {
+    if ptr.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller's duty.
+    unsafe { heap::usable_size(ptr.cast()) }
+}
+
+/// C23. The block is found by its address: realloc may have left it in a class
+/// that its size alone would not give.
+///
+/// # Safety
+/// See [`free`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn free_sized(ptr: *mut c_void, _size: usize) {
+    // SAFETY: the caller's duty.
+    unsafe { alloc::free(ptr.cast()) }
+}
+
+/// C23. See [`free_sized`].
+///
+/// # Safety
+/// See [`free`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn free_aligned_sized(ptr: *mut c_void, _align: usize, _size: usize) {
+    // SAFETY: the caller's duty.
+    unsafe { alloc::free(ptr.cast()) }
+}
+
+/// jemalloc's sized free; the low six bits of `flags` are log2 of the alignment.
+///
+/// # Safety
+/// See [`free`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sdallocx(ptr: *mut c_void, _size: usize, _flags: c_int) {
+    // SAFETY: the caller's duty.
+    unsafe { alloc::free(ptr.cast()) }
+}
+
+/// The usable size that an allocation would have, 0 if it cannot be had; `flags`
+/// as for [`sdallocx`].
+#[unsafe(no_mangle)]
+pub extern "C" fn nallocx(size: usize, flags: c_int) -> usize {
+    heap::good_size(size, 1 << (flags & 63))
+}

@@ -1,0 +1,158 @@
+//! The hot path: allocation and free of one block.
+//!
+//! ```text
+//! allocate ─ class_of ─ pop ──────────────────────── hit: about 16 instructions
+//!   └ allocate_slow ─ take_in │ pop │ refill │ large::allocate
+//! free ─ PageMap::class_of ─ push ────────────────── hit: about 18 instructions
+//!   └ free_slow ─ take_in │ push │ overflow │ large::free
+//! ```
+//! The fast halves have no state of their own: a thread that is not taken in, a
+//! stopped slab, an empty one, a large size and a foreign pointer all end in
+//! the same miss.
+
+#![allow(unsafe_code)]
+
+use crate::back::large;
+use crate::back::page_map::PAGE_MAP;
+use crate::front::{cpu_cache, heartbeat, process, sections, slab, take_in};
+use crate::os::fault::{Fault, die};
+use crate::size_class::{self, class_of};
+use crate::units::ClassId;
+use crate::watch::counters;
+use core::ptr::null_mut;
+
+/// The largest block: no object may be larger than the address range's half.
+pub const MOST_BYTES: usize = isize::MAX as usize;
+
+/// A block of at least `size` bytes, at a multiple of 16 (8 for up to 8 bytes);
+/// null when there is no memory.
+#[inline(always)]
+pub fn allocate(size: usize) -> *mut u8 {
+    let class = class_of(size);
+    match sections::pop(slab::class_at(class)) {
+        0 => allocate_slow(class, size),
+        object => object as *mut u8,
+    }
+}
+
+/// The hit of [`allocate`]; null on a miss, when [`allocate_miss`] must follow.
+#[inline(always)]
+pub fn allocate_hit(size: usize) -> *mut u8 {
+    sections::pop(slab::class_at(class_of(size))) as *mut u8
+}
+
+/// What a miss of [`allocate_hit`] does.
+#[cold]
+pub fn allocate_miss(size: usize) -> *mut u8 {
+    allocate_slow(class_of(size), size)
+}
+
+/// As [`allocate`], of a class known already; `size` is used where it is NONE.
+#[inline(always)]
+pub fn allocate_class(class: ClassId, size: usize) -> *mut u8 {
+    match sections::pop(slab::class_at(class)) {
+        0 => allocate_slow(class, size),
+        object => object as *mut u8,
+    }
+}
+
+/// Frees a block by its address alone.
+///
+/// # Safety
+/// `ptr` is a live block, or null.
+#[inline(always)]
+pub unsafe fn free(ptr: *mut u8) {
+    let class = PAGE_MAP.class_of(ptr as usize);
+    // SAFETY: a live block of the class that its page says. The header of
+    // class NONE is never in use: large and foreign pointers miss.
+    if !unsafe { sections::push(slab::class_at(class), ptr as usize) } {
+        // SAFETY: the caller's duty.
+        unsafe { free_slow(class, ptr) }
+    }
+}
+
+/// Frees a block whose class is known from its size.
+///
+/// # Safety
+/// `ptr` is a live block of the class (NONE: a large one).
+#[inline(always)]
+pub unsafe fn free_class(class: ClassId, ptr: *mut u8) {
+    // SAFETY: the caller's duty.
+    if !unsafe { sections::push(slab::class_at(class), ptr as usize) } {
+        // SAFETY: the caller's duty.
+        unsafe { free_slow(class, ptr) }
+    }
+}
+
+#[cold]
+#[inline(never)]
+pub fn allocate_slow(class: ClassId, size: usize) -> *mut u8 {
+    let Some(process) = process::get() else { return null_mut() };
+    counters::count_allocation(process);
+    if class == ClassId::NONE {
+        heartbeat::count_large(process);
+        return large_block(size, size_class::PAGE_BYTES).0;
+    }
+    let words = take_in::words(process);
+    // A thread just taken in, or one that never uses the fast path, has not
+    // looked into the slab yet; for others the look is cheap beside a refill.
+    let object = cpu_cache::pop(words, class);
+    if object != 0 {
+        return object as *mut u8;
+    }
+    cpu_cache::refill(process, words, class) as *mut u8
+}
+
+/// # Safety
+/// `ptr` is a live block of the class, or null; anything else is diagnosed as
+/// far as the records tell.
+#[cold]
+#[inline(never)]
+pub unsafe fn free_slow(class: ClassId, ptr: *mut u8) {
+    if ptr.is_null() {
+        return;
+    }
+    let addr = ptr as usize;
+    let Some(process) = process::get() else { die(Fault::Foreign, addr) };
+    counters::count_free(process);
+    if class == ClassId::NONE {
+        heartbeat::count_large(process);
+        if let Err(fault) = large::free(addr) {
+            die(fault, addr);
+        }
+        return;
+    }
+    check_small(addr, class);
+    let words = take_in::words(process);
+    // SAFETY: a block of the class, as checked.
+    unsafe {
+        if !cpu_cache::push(words, class, addr) {
+            cpu_cache::overflow(process, words, class, addr);
+        }
+    }
+}
+
+/// Dies if `addr` is no object of the class, as far as can be told unlocked.
+fn check_small(addr: usize, class: ClassId) {
+    let span = crate::back::span::span_of(addr).unwrap_or_else(|fault| die(fault, addr));
+    // SAFETY: the record of a live block's span does not change under it.
+    let (base, of) = unsafe { ((*span).addr(), (*span).class) };
+    if of != class {
+        die(Fault::NotAllocated, addr);
+    }
+    if size_class::info(class).object_index(addr.wrapping_sub(base)).is_none() {
+        die(Fault::Interior, addr);
+    }
+}
+
+/// A block above the classes, and whether it is zero; null when there is no
+/// memory. `align` is a power of two, at least a page.
+pub fn large_block(size: usize, align: usize) -> (*mut u8, bool) {
+    if size > MOST_BYTES {
+        return (null_mut(), false);
+    }
+    match large::allocate(size, align) {
+        Some((addr, zero)) => (addr as *mut u8, zero),
+        None => (null_mut(), false),
+    }
+}

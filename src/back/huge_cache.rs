@@ -1,0 +1,165 @@
+//! Whole free hugepages, in ranges: warm ones, whose memory is still ours, and
+//! cold ones, which are address space only.
+//!
+//! Ranges of one kind that touch are one range. A request is served by the
+//! shortest range that holds it. What is kept warm follows demand: `low` is
+//! the least that lay idle since the last look, and only of that is anything
+//! given back.
+
+use crate::back::huge_page::{HugeState, HugeTable};
+use crate::units::HugeId;
+
+const NIL: u32 = u32::MAX;
+/// Bin n holds ranges of 2^n to 2^(n+1) - 1 hugepages.
+const BINS: usize = 24;
+/// How many ranges of its own bin a request looks at.
+const LOOKS: usize = 32;
+
+#[derive(Debug)]
+pub struct HugeRanges {
+    heads: [u32; BINS],
+    warm: bool,
+    /// Hugepages held.
+    pub total: u32,
+    /// The least total since `mark`.
+    pub low: u32,
+}
+
+fn bin_of(len: u32) -> usize {
+    (len.max(1).ilog2() as usize).min(BINS - 1)
+}
+
+impl HugeRanges {
+    pub const fn new(warm: bool) -> HugeRanges {
+        HugeRanges { heads: [NIL; BINS], warm, total: 0, low: 0 }
+    }
+
+    /// Puts a range in, joined with free neighbours of its kind.
+    pub fn put(&mut self, table: &mut HugeTable, first: HugeId, len: u32) {
+        self.total += len;
+        let (mut first, mut len) = (first.0, len);
+        for id in first..first + len {
+            let page = table.at(id);
+            page.state = HugeState::Free;
+            page.warm = self.warm;
+            page.range_len = 0;
+        }
+        if first > 0 && self.is_ours(table, first - 1) {
+            let before = table.at(first - 1).range_len;
+            first -= before;
+            self.unlink(table, first, before);
+            len += before;
+        }
+        let after = first + len;
+        if after < table.count && self.is_ours(table, after) {
+            let more = table.at(after).range_len;
+            self.unlink(table, after, more);
+            len += more;
+        }
+        self.link(table, first, len);
+    }
+
+    fn is_ours(&self, table: &mut HugeTable, id: u32) -> bool {
+        let page = table.at(id);
+        page.state == HugeState::Free && page.warm == self.warm
+    }
+
+    /// Takes `len` hugepages out of the range that fits them best.
+    pub fn take(&mut self, table: &mut HugeTable, len: u32) -> Option<HugeId> {
+        for bin in bin_of(len)..BINS {
+            let mut best: Option<(u32, u32)> = None;
+            let mut id = self.heads.get(bin).copied().unwrap_or(NIL);
+            for _ in 0..LOOKS {
+                if id == NIL {
+                    break;
+                }
+                let page = table.at(id);
+                let range = page.range_len;
+                if range >= len && best.is_none_or(|(_, b)| range < b) {
+                    best = Some((id, range));
+                }
+                id = page.next;
+            }
+            if let Some((first, range)) = best {
+                self.carve(table, first, range, first, len);
+                return Some(HugeId(first));
+            }
+        }
+        None
+    }
+
+    /// Takes the hugepages `[first, first + len)` if they are free and of this
+    /// kind; whether that was so.
+    pub fn take_at(&mut self, table: &mut HugeTable, first: HugeId, len: u32) -> bool {
+        let end = first.0 + len;
+        if len == 0 || end > table.count || (first.0..end).any(|id| !self.is_ours(table, id)) {
+            return false;
+        }
+        // The range starts here or before: heads carry the length, as do tails.
+        let mut head = first.0;
+        while table.at(head).range_len == 0 || !self.starts(table, head) {
+            head -= 1;
+        }
+        let range = table.at(head).range_len;
+        self.carve(table, head, range, first.0, len);
+        true
+    }
+
+    /// Whether a range starts at this hugepage: the one before is not in it.
+    fn starts(&self, table: &mut HugeTable, id: u32) -> bool {
+        id == 0 || !self.is_ours(table, id - 1)
+    }
+
+    /// Takes up to `most` hugepages from any range, longest first.
+    pub fn take_any(&mut self, table: &mut HugeTable, most: u32) -> Option<(HugeId, u32)> {
+        let first = self.heads.iter().rev().copied().find(|id| *id != NIL)?;
+        let range = table.at(first).range_len;
+        let len = range.min(most);
+        // From the end: low addresses stay in use.
+        let at = first + range - len;
+        self.carve(table, first, range, at, len);
+        Some((HugeId(at), len))
+    }
+
+    fn carve(&mut self, table: &mut HugeTable, first: u32, range: u32, at: u32, len: u32) {
+        self.unlink(table, first, range);
+        for id in at..at + len {
+            table.at(id).state = HugeState::Absent;
+        }
+        if at > first {
+            self.link(table, first, at - first);
+        }
+        let rest = first + range - (at + len);
+        if rest > 0 {
+            self.link(table, at + len, rest);
+        }
+        self.total -= len;
+        self.low = self.low.min(self.total);
+    }
+
+    fn link(&mut self, table: &mut HugeTable, first: u32, len: u32) {
+        let Some(head) = self.heads.get_mut(bin_of(len)) else { return };
+        let next = core::mem::replace(head, first);
+        if next != NIL {
+            table.at(next).prev = first;
+        }
+        table.at(first + len - 1).range_len = len;
+        let page = table.at(first);
+        (page.next, page.prev, page.range_len) = (next, NIL, len);
+    }
+
+    fn unlink(&mut self, table: &mut HugeTable, first: u32, len: u32) {
+        let (next, prev) = (table.at(first).next, table.at(first).prev);
+        if next != NIL {
+            table.at(next).prev = prev;
+        }
+        if prev != NIL {
+            table.at(prev).next = next;
+        } else if let Some(head) = self.heads.get_mut(bin_of(len)) {
+            *head = next;
+        }
+        // Inner boundaries of what becomes one range must not look like ends.
+        table.at(first + len - 1).range_len = 0;
+        table.at(first).range_len = 0;
+    }
+}

@@ -1,0 +1,298 @@
+//! Blocks above the classes: spans of their own.
+//!
+//! ```text
+//! below a hugepage:   pages of one hugepage of the filler
+//! else:               | Block | Block | … | first pages of a filler hugepage |
+//!                       whole hugepages       the tail, if any
+//! ```
+//! A block grows in place where what follows is free; else its pages move to a
+//! larger place by mremap, and nothing is copied.
+
+#![allow(unsafe_code)]
+
+use crate::back::page_heap::{PAGE_HEAP, PageHeap, huge_addr};
+use crate::back::page_map::PAGE_MAP;
+use crate::back::span::{self, Span};
+use crate::os::fault::Fault;
+use crate::os::sys;
+use crate::units::{ClassId, HUGE_BYTES, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages};
+
+/// Blocks from this size on are moved by mremap: below, copying is cheaper
+/// than the mappings it splits.
+const MOVE_LEAST_BYTES: usize = 1 << 20;
+/// Pieces of a move that span several mappings are halved down to this.
+const MOVE_PIECE_BYTES: usize = HUGE_BYTES;
+
+/// How a block's pages lie: `whole` hugepages, then `tail` pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Shape {
+    whole: u32,
+    tail: u32,
+}
+
+impl Shape {
+    fn of(pages: Pages) -> Shape {
+        Shape { whole: pages.0 / PAGES_PER_HUGE, tail: pages.0 % PAGES_PER_HUGE }
+    }
+    fn hugepages(self) -> u32 {
+        self.whole + u32::from(self.tail > 0)
+    }
+}
+
+/// A block of at least `size` bytes at a multiple of `align`, and whether it
+/// is known to be zero; `None` when there is no memory. Locks: page heap.
+pub fn allocate(size: usize, align: usize) -> Option<(usize, bool)> {
+    let pages = Pages::holding(size.max(1))?;
+    let mut heap = PAGE_HEAP.lock();
+    let record = heap.new_record(span::units_for(0))?;
+    let Some((page, zero)) = heap.take_block(pages, align) else {
+        // SAFETY: a fresh record, made valid so that it can be freed.
+        unsafe {
+            Span::init(Span::at(record), PageId(0), Pages(0), ClassId::NONE);
+            heap.free_record(Span::at(record));
+        }
+        return None;
+    };
+    // SAFETY: a fresh record.
+    unsafe { Span::init(Span::at(record), page, pages, ClassId::NONE) };
+    PAGE_MAP.set(page, Pages(1), ClassId::NONE, record);
+    heap.counts.large_blocks += 1;
+    Some((PAGE_MAP.addr_of(page), zero))
+}
+
+/// Frees the block at `addr`. Locks: page heap.
+pub fn free(addr: usize) -> Result<(), Fault> {
+    let mut heap = PAGE_HEAP.lock();
+    let at = block_at(addr)?;
+    // SAFETY: a live block's record, and the lock is held.
+    let (page, pages) = unsafe { ((*at).page, (*at).pages) };
+    PAGE_MAP.set(page, Pages(1), ClassId::NONE, 0);
+    // SAFETY: as above; not used after.
+    unsafe { heap.free_record(at) };
+    heap.counts.large_blocks -= 1;
+    heap.give_block(page, pages);
+    Ok(())
+}
+
+/// The bytes of the block at `addr`. Reads without a lock: the block is live.
+pub fn usable_size(addr: usize) -> Result<usize, Fault> {
+    let at = block_at(addr)?;
+    // SAFETY: a live block's record.
+    Ok(unsafe { (*at).pages.bytes() })
+}
+
+/// Makes the block at `addr` hold `size` bytes without copying: in place, or
+/// moved by mremap. Returns its address, or `None` where the caller must copy
+/// (or there is no memory): then nothing has changed. Locks: page heap.
+pub fn resize(addr: usize, size: usize) -> Result<Option<usize>, Fault> {
+    let Some(new) = Pages::holding(size) else { return Ok(None) };
+    let mut heap = PAGE_HEAP.lock();
+    let at = block_at(addr)?;
+    // SAFETY: a live block's record, and the lock is held.
+    let span = unsafe { &mut *at };
+    let old = span.pages;
+    if new <= old {
+        heap.shrink(span.page, old, new);
+    } else if !heap.grow(span.page, old, new) {
+        let Some(page) = heap.relocate(span.page, old, new) else { return Ok(None) };
+        PAGE_MAP.set(span.page, Pages(1), ClassId::NONE, 0);
+        PAGE_MAP.set(page, Pages(1), ClassId::NONE, span.unit());
+        span.page = page;
+    }
+    span.pages = new;
+    Ok(Some(PAGE_MAP.addr_of(span.page)))
+}
+
+/// The record of the large block that starts at `addr`.
+fn block_at(addr: usize) -> Result<*mut Span, Fault> {
+    let at = match span::span_of(addr) {
+        // A page without a record may lie inside a large block.
+        Err(Fault::NotAllocated) => return Err(Fault::NotAllocated),
+        other => other?,
+    };
+    // SAFETY: records are never unmapped; a stale one fails the checks.
+    let span = unsafe { &*at };
+    if span.class != ClassId::NONE || span.addr() != addr {
+        return Err(Fault::Interior);
+    }
+    Ok(at)
+}
+
+impl PageHeap {
+    fn take_block(&mut self, pages: Pages, align: usize) -> Option<(PageId, bool)> {
+        let shape = Shape::of(pages);
+        if shape.whole == 0 && align <= HUGE_BYTES {
+            return self.take_pages(pages.0, align.div_ceil(PAGE_BYTES) as u32);
+        }
+        let need = shape.hugepages();
+        let align_huge = u32::try_from(align.div_ceil(HUGE_BYTES)).ok()?;
+        let (start, zero) = self.take_hugepages(need.checked_add(align_huge - 1)?)?;
+        // Alignment is of addresses, and the arena's base is aligned to 2 MiB only.
+        let wanted = huge_addr(start).checked_next_multiple_of(align)?;
+        let first = HugeId(start.0 + ((wanted - huge_addr(start)) / HUGE_BYTES) as u32);
+        let spare = align_huge - 1 - (first.0 - start.0);
+        if first.0 > start.0 {
+            self.give_hugepages(start, first.0 - start.0, !zero);
+        }
+        if spare > 0 {
+            self.give_hugepages(HugeId(first.0 + need), spare, !zero);
+        }
+        self.settle(first, shape);
+        self.use_pages(pages.0 as usize);
+        Some((first.first_page(), zero))
+    }
+
+    /// Puts hugepages in no state to use as a block.
+    fn settle(&mut self, first: HugeId, shape: Shape) {
+        self.mark_block(first, shape.whole);
+        if shape.tail > 0 {
+            let last = HugeId(first.0 + shape.whole);
+            self.filler.add(&mut self.table, last);
+            self.filler.take_first(&mut self.table, last, shape.tail);
+        }
+    }
+
+    fn give_block(&mut self, page: PageId, pages: Pages) {
+        let shape = Shape::of(pages);
+        if shape.whole == 0 {
+            return self.give_pages(page, pages.0);
+        }
+        let first = page.huge();
+        self.unuse_pages((shape.whole * PAGES_PER_HUGE) as usize);
+        self.give_hugepages(first, shape.whole, true);
+        if shape.tail > 0 {
+            self.give_pages(HugeId(first.0 + shape.whole).first_page(), shape.tail);
+        }
+    }
+
+    fn shrink(&mut self, page: PageId, old: Pages, new: Pages) {
+        let (from, to) = (Shape::of(old), Shape::of(new));
+        if from.whole == to.whole {
+            if old > new {
+                self.give_pages(page.plus(new.0), old.0 - new.0);
+            }
+            return;
+        }
+        let first = page.huge();
+        if from.tail > 0 {
+            self.give_pages(HugeId(first.0 + from.whole).first_page(), from.tail);
+        }
+        self.unuse_pages(((from.whole - to.whole) * PAGES_PER_HUGE) as usize);
+        if to.tail > 0 {
+            let last = HugeId(first.0 + to.whole);
+            self.filler.add(&mut self.table, last);
+            self.filler.take_first(&mut self.table, last, to.tail);
+            self.use_pages(to.tail as usize);
+        }
+        let kept = to.hugepages();
+        if from.whole > kept {
+            self.give_hugepages(HugeId(first.0 + kept), from.whole - kept, true);
+        }
+    }
+
+    /// Grows in place; whether what follows was free.
+    fn grow(&mut self, page: PageId, old: Pages, new: Pages) -> bool {
+        let (from, to) = (Shape::of(old), Shape::of(new));
+        let more = (new.0 - old.0) as usize;
+        let starts_hugepage = page.within() == 0;
+        if from.whole == to.whole && from.tail > 0 {
+            let done = self.filler.take_at(&mut self.table, page.plus(old.0), new.0 - old.0);
+            if done {
+                self.use_pages(more);
+            }
+            return done;
+        }
+        if !starts_hugepage {
+            return false;
+        }
+        let first = page.huge();
+        let next = HugeId(first.0 + from.hugepages());
+        let need = to.hugepages() - from.hugepages();
+        // The tail's hugepage must be ours alone to become whole.
+        let rest = PAGES_PER_HUGE - from.tail;
+        if from.tail > 0
+            && !self.filler.take_at(&mut self.table, page.plus(old.0), rest)
+        {
+            return false;
+        }
+        if need > 0 && !self.take_hugepages_at(next, need) {
+            if from.tail > 0 {
+                self.filler.give(&mut self.table, page.plus(old.0), rest);
+            }
+            return false;
+        }
+        let mut whole_from = from.whole;
+        if from.tail > 0 {
+            let tail = HugeId(first.0 + from.whole);
+            self.filler.give(&mut self.table, tail.first_page(), PAGES_PER_HUGE);
+            self.mark_block(tail, 1);
+            whole_from += 1;
+        }
+        self.settle(
+            HugeId(first.0 + whole_from),
+            Shape { whole: to.whole - whole_from, tail: to.tail },
+        );
+        self.use_pages(more);
+        true
+    }
+
+    /// Takes exactly these hugepages if they are free, or new, all of one kind.
+    fn take_hugepages_at(&mut self, first: HugeId, len: u32) -> bool {
+        let Some(end) = first.0.checked_add(len) else { return false };
+        if end > self.table.count && (first.0 > self.table.count || !self.extend_to(end)) {
+            return false;
+        }
+        self.warm.take_at(&mut self.table, first, len) || self.take_cold_at(first, len)
+    }
+
+    /// Moves a block's pages to a larger place; `None` when that cannot be.
+    fn relocate(&mut self, page: PageId, old: Pages, new: Pages) -> Option<PageId> {
+        let os_page = self.os_page_bytes();
+        if old.bytes() < MOVE_LEAST_BYTES || old.bytes() % os_page != 0 {
+            return None;
+        }
+        let (from, to) = (PAGE_MAP.addr_of(page), self.take_block(new, PAGE_BYTES)?.0);
+        if from % os_page != 0 {
+            self.give_block(to, new);
+            return None;
+        }
+        let moved = move_pages(from, PAGE_MAP.addr_of(to), old.bytes());
+        if moved {
+            // The old place is as good as never touched.
+            let shape = Shape::of(old);
+            self.mark_clean(page.huge(), shape.whole);
+            let tail = page.plus(shape.whole * PAGES_PER_HUGE);
+            if shape.tail > 0 {
+                self.filler.clean_used(&mut self.table, tail, shape.tail);
+            }
+            self.unuse_pages((shape.whole * PAGES_PER_HUGE) as usize);
+            if shape.whole > 0 {
+                self.give_hugepages(page.huge(), shape.whole, false);
+            }
+            if shape.tail > 0 {
+                self.give_pages(tail, shape.tail);
+            }
+        } else {
+            self.give_block(page, old);
+        }
+        Some(to)
+    }
+}
+
+/// Moves the pages from one place to another; true if all went by mremap. A
+/// piece that the kernel will not move (it lies in several mappings, which
+/// kernels before 6.17 refuse) is halved, and copied in the end.
+fn move_pages(from: usize, to: usize, len_bytes: usize) -> bool {
+    // SAFETY: both ranges are the caller's blocks, of whole OS pages.
+    if unsafe { sys::mremap_move(from, to, len_bytes) }.is_ok() {
+        return true;
+    }
+    if len_bytes > MOVE_PIECE_BYTES {
+        let half = (len_bytes / 2).next_multiple_of(MOVE_PIECE_BYTES);
+        let first = move_pages(from, to, half);
+        return move_pages(from + half, to + half, len_bytes - half) && first;
+    }
+    // SAFETY: both ranges are mapped, the caller's, and apart.
+    unsafe { core::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, len_bytes) };
+    false
+}

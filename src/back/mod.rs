@@ -1,0 +1,17 @@
+//! The back: address space, hugepages, pages, spans.
+//!
+//! Bottom up: `region` (address space that grows), `address_space` (where the
+//! regions lie), `page_map` (page → class and span), `span` (records),
+//! `huge_page` (what is known of each 2 MiB), `huge_filler` (spans packed into
+//! hugepages), `huge_cache` (whole free hugepages), `page_heap` (the lock and
+//! the operations over all of them), `large` (blocks above the classes).
+
+pub mod address_space;
+pub mod huge_cache;
+pub mod huge_filler;
+pub mod huge_page;
+pub mod large;
+pub mod page_heap;
+pub mod page_map;
+pub mod region;
+pub mod span;

@@ -1,0 +1,456 @@
+//! The page heap: spans of pages out of hugepages, under one lock.
+//!
+//! ```text
+//! alloc ── below a hugepage ── filler ──┐
+//!   └───── whole hugepages ─────────────┴─ warm ranges ─ cold ranges ─ new arena
+//! ```
+//! Locks: `PAGE_HEAP` (rank PageHeap). Called by the central lists and by
+//! `large`. Memory goes back in `release_idle`, which the heartbeat calls.
+
+#![allow(unsafe_code)]
+
+use crate::back::address_space::AddressSpace;
+use crate::back::huge_cache::HugeRanges;
+use crate::back::huge_filler::{Freed, HugeFiller};
+use crate::back::huge_page::{Advice, HugePage, HugeState, HugeTable, PageSet};
+use crate::back::page_map::PAGE_MAP;
+use crate::back::span::{self, Span};
+use crate::config::Config;
+use crate::os::lock::{Lock, Rank};
+use crate::os::machine::{Machine, Thp};
+use crate::os::sys;
+use crate::size_class;
+use crate::units::{ClassId, HUGE_BYTES, HUGE_SHIFT, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages};
+use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering::Relaxed;
+
+/// Pages handed out as spans and blocks, in bytes; and the most that ever was.
+/// Written under the lock, read anywhere (a hint, so relaxed).
+pub static IN_USE_BYTES: AtomicUsize = AtomicUsize::new(0);
+pub static PEAK_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+pub static PAGE_HEAP: Lock<PageHeap> = Lock::new(Rank::PageHeap, PageHeap::EMPTY);
+
+#[derive(Debug)]
+pub struct PageHeap {
+    space: AddressSpace,
+    pub(super) table: HugeTable,
+    pub(super) filler: HugeFiller,
+    pub(super) warm: HugeRanges,
+    cold: HugeRanges,
+    units: UnitPool,
+    policy: Policy,
+    /// The least of the filler's free dirty pages since the last look.
+    filler_low_pages: u32,
+    pub counts: Counts,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Policy {
+    thp: Thp,
+    thp_after_bytes: usize,
+    os_page_bytes: usize,
+    /// Mapped memory counts against a limit: map no more than asked for.
+    frugal: bool,
+}
+
+/// Since start, or now where the name says so.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    pub in_use_pages: usize,
+    /// Spans and large blocks that exist now.
+    pub spans: u32,
+    pub large_blocks: u32,
+    /// Pages given back to the kernel by MADV_DONTNEED.
+    pub returned_pages: u64,
+    /// Hugepages asked for by MADV_HUGEPAGE.
+    pub advised: u32,
+}
+
+/// New arena is mapped in an eighth of what there is, within these hugepages.
+const EXTEND_LEAST: u32 = 4;
+const EXTEND_MOST: u32 = 32;
+
+/// Sizes for the statistics, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub mapped: usize,
+    /// Free and still backed by memory.
+    pub free: usize,
+    /// Free and given back (or never touched).
+    pub returned: usize,
+    pub records: usize,
+    pub hugepages_in_use: u32,
+}
+
+impl PageHeap {
+    const EMPTY: PageHeap = PageHeap {
+        space: AddressSpace::EMPTY,
+        table: HugeTable::EMPTY,
+        filler: HugeFiller::EMPTY,
+        warm: HugeRanges::new(true),
+        cold: HugeRanges::new(false),
+        units: UnitPool { next: 1, free: [0; UnitPool::KINDS] },
+        policy: Policy { thp: Thp::Never, thp_after_bytes: 0, os_page_bytes: PAGE_BYTES, frugal: false },
+        filler_low_pages: 0,
+        counts: Counts { in_use_pages: 0, spans: 0, large_blocks: 0, returned_pages: 0, advised: 0 },
+    };
+
+    /// Lays out the address space; false when there is none.
+    pub fn start(&mut self, machine: &Machine, config: &Config) -> bool {
+        let Some(space) = AddressSpace::find(machine) else { return false };
+        self.space = space;
+        self.policy = Policy {
+            thp: if config.thp { machine.thp } else { Thp::Never },
+            thp_after_bytes: config.thp_after_bytes,
+            os_page_bytes: machine.os_page_bytes,
+            frugal: machine.address_limit_bytes.is_some() || machine.strict_overcommit,
+        };
+        let s = &self.space;
+        span::UNITS_BASE.store(s.units.base, Relaxed); // before any unit exists
+        PAGE_MAP.start(s.arena.base, s.page_classes.base, s.page_spans.base);
+        let mapped = s.arena.mapped_bytes;
+        self.add_arena(0, mapped);
+        true
+    }
+
+    /// Puts mapped arena among the cold ranges.
+    fn add_arena(&mut self, offset: usize, len_bytes: usize) {
+        let end = offset + len_bytes;
+        let count = (end >> HUGE_SHIFT) as u32;
+        // SAFETY: the records were mapped before the arena, and read as zero.
+        self.table = unsafe { HugeTable::new(self.space.huge_pages.base as *mut HugePage, count) };
+        PAGE_MAP.grow(end / PAGE_BYTES);
+        let first = HugeId((offset >> HUGE_SHIFT) as u32);
+        self.cold.put(&mut self.table, first, (len_bytes >> HUGE_SHIFT) as u32);
+    }
+
+    /// A run of `len` pages of less than a hugepage at a multiple of `align`
+    /// pages (at most a hugepage); and whether it is known to be zero.
+    pub(super) fn take_pages(&mut self, len: u32, align: u32) -> Option<(PageId, bool)> {
+        let taken = match self.filler.take(&mut self.table, len, align) {
+            Some(taken) => taken,
+            None => {
+                let (id, _) = self.take_hugepages(1)?;
+                self.filler.add(&mut self.table, id);
+                // An empty hugepage has the run whatever the alignment.
+                self.filler.take_first(&mut self.table, id, len)
+            }
+        };
+        self.filler_low_pages = self.filler_low_pages.min(self.filler.free_dirty_pages);
+        self.use_pages(len as usize);
+        Some(taken)
+    }
+
+    /// Whole hugepages, in a row, in no state; and whether all are zero.
+    pub(super) fn take_hugepages(&mut self, len: u32) -> Option<(HugeId, bool)> {
+        if let Some(id) = self.warm.take(&mut self.table, len) {
+            return Some((id, false));
+        }
+        // What is warm and does not fit would come on top of the new memory.
+        self.cool(len);
+        let id = match self.cold.take(&mut self.table, len) {
+            Some(id) => id,
+            None => self.extend(len)?,
+        };
+        self.advise(id, len);
+        Some((id, true))
+    }
+
+    /// Maps new arena and takes `len` hugepages of it.
+    fn extend(&mut self, len: u32) -> Option<HugeId> {
+        let step = (self.table.count / 8).clamp(EXTEND_LEAST, EXTEND_MOST);
+        let wished = if self.policy.frugal { len } else { len.max(step) };
+        if self.extend_by(wished).is_none() && self.extend_by(len).is_none() {
+            // No more address space: warm memory may join cold ranges.
+            self.cool(u32::MAX);
+        }
+        self.cold.take(&mut self.table, len)
+    }
+
+    fn extend_by(&mut self, len: u32) -> Option<()> {
+        let bytes = (len as usize).checked_mul(HUGE_BYTES)?;
+        // Records for the case without holes; with holes they are made after.
+        let end = self.space.arena.mapped_bytes.checked_add(bytes)?;
+        if end > self.space.arena.limit_bytes() || !self.space.ensure_records(end) {
+            return None;
+        }
+        let offset = self.space.arena.extend(bytes)?;
+        if !self.space.ensure_records(offset + bytes) {
+            return None;
+        }
+        self.add_arena(offset, bytes);
+        Some(())
+    }
+
+    /// Maps new arena so that it reaches `end` hugepages without a hole.
+    pub(super) fn extend_to(&mut self, end: u32) -> bool {
+        let before = self.table.count;
+        self.extend_by(end - before).is_some() && self.table.count == end
+    }
+
+    /// Takes exactly these hugepages if all are cold.
+    pub(super) fn take_cold_at(&mut self, first: HugeId, len: u32) -> bool {
+        let taken = self.cold.take_at(&mut self.table, first, len);
+        if taken {
+            self.advise(first, len);
+        }
+        taken
+    }
+
+    pub(super) fn os_page_bytes(&self) -> usize {
+        self.policy.os_page_bytes
+    }
+
+    /// Returns hugepages that are in no state to the ranges.
+    pub(super) fn give_hugepages(&mut self, first: HugeId, len: u32, dirty: bool) {
+        let ranges = if dirty { &mut self.warm } else { &mut self.cold };
+        ranges.put(&mut self.table, first, len);
+    }
+
+    pub(super) fn give_pages(&mut self, first: PageId, len: u32) {
+        self.unuse_pages(len as usize);
+        if self.filler.give(&mut self.table, first, len) == Freed::Whole {
+            let dirty = !self.table.at(first.huge().0).dirty.is_empty();
+            self.give_hugepages(first.huge(), 1, dirty);
+        }
+    }
+
+    pub(super) fn use_pages(&mut self, pages: usize) {
+        self.counts.in_use_pages += pages;
+        let bytes = self.counts.in_use_pages * PAGE_BYTES;
+        IN_USE_BYTES.store(bytes, Relaxed); // statistics and a hint
+        if bytes > PEAK_BYTES.load(Relaxed) {
+            PEAK_BYTES.store(bytes, Relaxed);
+        }
+    }
+
+    pub(super) fn unuse_pages(&mut self, pages: usize) {
+        self.counts.in_use_pages -= pages;
+        IN_USE_BYTES.store(self.counts.in_use_pages * PAGE_BYTES, Relaxed); // as above
+    }
+
+    /// Tells the kernel about hugepages for memory about to be touched first.
+    fn advise(&mut self, first: HugeId, len: u32) {
+        let heap = self.counts.in_use_pages * PAGE_BYTES + ((len as usize) << HUGE_SHIFT);
+        let (advice, call) = match self.policy.thp {
+            Thp::Never => return,
+            // A small heap must not be blown up to whole hugepages.
+            _ if heap < self.policy.thp_after_bytes => match self.policy.thp {
+                Thp::Always => (Advice::NoHuge, libc::MADV_NOHUGEPAGE),
+                _ => return,
+            },
+            _ => (Advice::Huge, libc::MADV_HUGEPAGE),
+        };
+        if (first.0..first.0 + len).all(|id| self.table.at(id).advice == advice) {
+            return;
+        }
+        // SAFETY: our own arena; a refusal costs nothing but speed.
+        let _ = unsafe { sys::madvise(huge_addr(first), (len as usize) << HUGE_SHIFT, call) };
+        for id in first.0..first.0 + len {
+            self.table.at(id).advice = advice;
+        }
+        if advice == Advice::Huge {
+            self.counts.advised += len;
+        }
+    }
+
+    /// Gives up to `most` warm hugepages back to the kernel; how many.
+    pub fn cool(&mut self, most: u32) -> u32 {
+        let mut done = 0;
+        while done < most {
+            let Some((first, len)) = self.warm.take_any(&mut self.table, most - done) else { break };
+            // SAFETY: free memory of ours.
+            let result = unsafe {
+                sys::madvise(huge_addr(first), (len as usize) << HUGE_SHIFT, libc::MADV_DONTNEED)
+            };
+            if result.is_err() {
+                // Locked memory: it stays warm.
+                self.warm.put(&mut self.table, first, len);
+                break;
+            }
+            for id in first.0..first.0 + len {
+                self.table.at(id).dirty = PageSet::EMPTY;
+            }
+            self.cold.put(&mut self.table, first, len);
+            self.counts.returned_pages += u64::from(len * PAGES_PER_HUGE);
+            done += len;
+        }
+        done
+    }
+
+    /// Gives back up to `most` free pages of partly used hugepages, the
+    /// sparsest hugepages first; how many.
+    pub fn subrelease(&mut self, most: u32) -> u32 {
+        let unit = self.policy.os_page_bytes.div_ceil(PAGE_BYTES) as u32;
+        let mut done = 0;
+        self.filler.each_sparse(&mut self.table, |filler, table, id| {
+            let page = table.at(id.0);
+            for (first, len) in page.dirty.minus(&page.used).runs() {
+                // Whole OS pages only.
+                let from = first.next_multiple_of(unit);
+                let len = (first + len).saturating_sub(from) / unit * unit;
+                if len == 0 {
+                    continue;
+                }
+                let addr = PAGE_MAP.addr_of(id.first_page().plus(from));
+                let bytes = Pages(len).bytes();
+                // SAFETY: free pages of ours, whole OS pages.
+                if unsafe { sys::madvise(addr, bytes, libc::MADV_DONTNEED) }.is_ok() {
+                    filler.forget_dirty(table, id, from, len);
+                    done += len;
+                }
+            }
+            done < most
+        });
+        self.counts.returned_pages += u64::from(done);
+        done
+    }
+
+    /// Gives back a share of what has lain idle since the last call:
+    /// `1 / parts` of the least that was free in between.
+    pub fn release_idle(&mut self, parts: u32) {
+        let idle = self.warm.low;
+        if idle > 0 {
+            self.cool(idle.div_ceil(parts));
+        }
+        self.warm.low = self.warm.total;
+        let idle = self.filler_low_pages;
+        // Breaking hugepages for a few pages costs more than it gives.
+        if idle >= PAGES_PER_HUGE / 2 {
+            self.subrelease(idle.div_ceil(parts));
+        }
+        self.filler_low_pages = self.filler.free_dirty_pages;
+    }
+
+    /// Makes a span for a class, entered in the page map.
+    pub fn new_span(&mut self, class: ClassId) -> Option<*mut Span> {
+        let info = size_class::info(class);
+        let record = self.new_record(span::units_for(info.objects as usize))?;
+        let Some((page, _)) = self.take_pages(info.span_pages as u32, 1) else {
+            self.units.put(record, span::units_for(info.objects as usize));
+            return None;
+        };
+        let at = Span::at(record);
+        // SAFETY: fresh units.
+        unsafe { Span::init(at, page, info.span_pages(), class) };
+        PAGE_MAP.set(page, info.span_pages(), class, record);
+        self.counts.spans += 1;
+        Some(at)
+    }
+
+    /// Takes back a span of a class that has all its objects.
+    ///
+    /// # Safety
+    /// The span is the caller's and in no list.
+    pub unsafe fn free_span(&mut self, at: *mut Span) {
+        // SAFETY: the caller's span.
+        let (page, pages) = unsafe { ((*at).page, (*at).pages) };
+        PAGE_MAP.set(page, pages, ClassId::NONE, 0);
+        self.counts.spans -= 1;
+        // SAFETY: as above; not used after.
+        unsafe { self.free_record(at) };
+        self.give_pages(page, pages.0);
+    }
+
+    pub(super) fn new_record(&mut self, units: u8) -> Option<u32> {
+        self.units.take(&mut self.space, units)
+    }
+
+    /// # Safety
+    /// The record is the caller's, and nobody uses it any more.
+    pub(super) unsafe fn free_record(&mut self, at: *mut Span) {
+        // SAFETY: the caller's duty.
+        let (unit, units) = unsafe { ((*at).unit(), (*at).units()) };
+        self.units.put(unit, units);
+    }
+
+    /// Memory for a record of another layer, 128 bytes at a multiple of 128,
+    /// zero, never unmapped and never given back.
+    pub fn permanent_record(&mut self) -> Option<usize> {
+        // Two units, or three where the first lies across.
+        let unit = self.units.next + self.units.next % 2;
+        if !self.space.units.ensure((unit as usize + 2) * span::UNIT_BYTES) {
+            return None;
+        }
+        self.units.next = unit + 2;
+        Some(span::unit_addr(unit))
+    }
+
+    pub fn sizes(&self) -> Sizes {
+        let s = &self.space;
+        let filler_free = (self.filler.hugepages * PAGES_PER_HUGE - self.filler.used_pages) as usize;
+        let free_pages = self.filler.free_dirty_pages as usize;
+        let warm = (self.warm.total as usize) << HUGE_SHIFT;
+        Sizes {
+            mapped: s.arena.mapped_bytes,
+            free: free_pages * PAGE_BYTES + warm,
+            returned: (filler_free - free_pages) * PAGE_BYTES
+                + ((self.cold.total as usize) << HUGE_SHIFT),
+            records: (self.units.next as usize) * span::UNIT_BYTES
+                + self.table.count as usize * size_of::<HugePage>()
+                + s.arena.mapped_bytes / PAGE_BYTES * 5,
+            hugepages_in_use: self.table.count - self.warm.total - self.cold.total,
+        }
+    }
+}
+
+/// The address of a hugepage.
+pub fn huge_addr(id: HugeId) -> usize {
+    PAGE_MAP.addr_of(id.first_page())
+}
+
+/// Span records' units: bump allocation and a free list per record size.
+#[derive(Debug)]
+struct UnitPool {
+    /// The first unit never used; unit 0 stays unused, it means "none".
+    next: u32,
+    /// Free records of n units, linked through their first word.
+    free: [u32; UnitPool::KINDS],
+}
+
+impl UnitPool {
+    const KINDS: usize = 4;
+
+    fn take(&mut self, space: &mut AddressSpace, units: u8) -> Option<u32> {
+        let head = self.free.get_mut(units as usize)?;
+        if *head != 0 {
+            let unit = *head;
+            // SAFETY: a free record holds the next one's unit.
+            *head = unsafe { *(span::unit_addr(unit) as *const u32) };
+            return Some(unit);
+        }
+        let unit = self.next;
+        let end = unit.checked_add(u32::from(units))?;
+        if !space.units.ensure(end as usize * span::UNIT_BYTES) {
+            return None;
+        }
+        self.next = end;
+        Some(unit)
+    }
+
+    fn put(&mut self, unit: u32, units: u8) {
+        if let Some(head) = self.free.get_mut(units as usize) {
+            // SAFETY: the record is free: its first word is ours.
+            unsafe { *(span::unit_addr(unit) as *mut u32) = *head };
+            *head = unit;
+        }
+    }
+}
+
+/// A block of whole hugepages changes state; the tail goes to the filler.
+impl PageHeap {
+    pub(super) fn mark_block(&mut self, first: HugeId, len: u32) {
+        for id in first.0..first.0 + len {
+            let page = self.table.at(id);
+            page.state = HugeState::Block;
+            page.dirty = PageSet::FULL;
+        }
+    }
+
+    pub(super) fn mark_clean(&mut self, first: HugeId, len: u32) {
+        for id in first.0..first.0 + len {
+            self.table.at(id).dirty = PageSet::EMPTY;
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The options of the environment: one table, read once at initialisation.
+//!
+//! A name nobody knows or a value out of range is reported once on stderr and
+//! ignored.
+
+use crate::os::environment;
+use crate::os::output::Output;
+use core::fmt::Write;
+
+/// A row of the table of options.
+#[derive(Debug)]
+pub struct OptionSpec {
+    pub name: &'static str,
+    pub unit: &'static str,
+    /// The values taken, for people.
+    pub range: &'static str,
+    pub default: &'static str,
+    pub meaning: &'static str,
+    set: fn(&mut Config, &[u8]) -> bool,
+}
+
+/// Which registration of rseq threads use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RseqChoice {
+    /// The C library's where it has one, else our own.
+    Auto,
+    Libc,
+    Own,
+    Off,
+}
+
+/// What picks the slab.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IndexChoice {
+    Auto,
+    MmCid,
+    CpuId,
+    Shard,
+}
+
+/// Where statistics go at exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StatsChoice {
+    Off,
+    /// As text to stderr.
+    Text,
+    /// As JSON to [`Config::stats_path`].
+    Json,
+}
+
+const PATH_BYTES: usize = 512;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    pub stats: StatsChoice,
+    path: [u8; PATH_BYTES],
+    pub count: bool,
+    pub rseq: RseqChoice,
+    pub index: IndexChoice,
+    /// What a slab may hold at the most.
+    pub slab_bytes: u32,
+    /// The time in which unused free memory goes back to the kernel.
+    pub decay_ms: u32,
+    /// Whether hugepages are asked for at all.
+    pub thp: bool,
+    /// From what heap size on hugepages are asked for.
+    pub thp_after_bytes: usize,
+}
+
+/// Every option, in the order in which they are shown.
+pub static OPTIONS: [OptionSpec; 8] = [
+    OptionSpec {
+        name: "CIDALLOC_STATS",
+        unit: "-",
+        range: "0, 1, json:PATH",
+        default: "0",
+        meaning: "statistics at exit: 1 as text to stderr, json:PATH as JSON to a file (%p is the process id)",
+        set: |c, v| match v {
+            b"0" | b"1" => {
+                c.stats = if v == b"1" { StatsChoice::Text } else { StatsChoice::Off };
+                true
+            }
+            _ => v.strip_prefix(b"json:").is_some_and(|path| c.set_path(path)),
+        },
+    },
+    OptionSpec {
+        name: "CIDALLOC_COUNT",
+        unit: "-",
+        range: "0, 1",
+        default: "0",
+        meaning: "count every allocation and free, at some cost in time",
+        set: |c, v| pick(v, &[(b"0", false), (b"1", true)], &mut c.count),
+    },
+    OptionSpec {
+        name: "CIDALLOC_RSEQ",
+        unit: "-",
+        range: "auto, libc, own, off",
+        default: "auto",
+        meaning: "the rseq registration to use; off: slabs behind locks",
+        set: |c, v| {
+            let values: [(&[u8], _); 4] = [
+                (b"auto", RseqChoice::Auto),
+                (b"libc", RseqChoice::Libc),
+                (b"own", RseqChoice::Own),
+                (b"off", RseqChoice::Off),
+            ];
+            pick(v, &values, &mut c.rseq)
+        },
+    },
+    OptionSpec {
+        name: "CIDALLOC_INDEX",
+        unit: "-",
+        range: "auto, mm_cid, cpu_id, shard",
+        default: "auto",
+        meaning: "what picks a thread's slab; shard: slabs behind locks",
+        set: |c, v| {
+            let values: [(&[u8], _); 4] = [
+                (b"auto", IndexChoice::Auto),
+                (b"mm_cid", IndexChoice::MmCid),
+                (b"cpu_id", IndexChoice::CpuId),
+                (b"shard", IndexChoice::Shard),
+            ];
+            pick(v, &values, &mut c.index)
+        },
+    },
+    OptionSpec {
+        name: "CIDALLOC_SLAB_BYTES",
+        unit: "bytes",
+        range: "65536 to 1073741824",
+        default: "2097152",
+        meaning: "what one slab may keep at the most",
+        set: |c, v| number(v, 1 << 16, 1 << 30).map(|n| c.slab_bytes = n as u32).is_some(),
+    },
+    OptionSpec {
+        name: "CIDALLOC_DECAY_MS",
+        unit: "milliseconds",
+        range: "0 to 3600000",
+        default: "1000",
+        meaning: "the time in which free memory that stays unused goes back to the kernel",
+        set: |c, v| number(v, 0, 3_600_000).map(|n| c.decay_ms = n as u32).is_some(),
+    },
+    OptionSpec {
+        name: "CIDALLOC_THP",
+        unit: "-",
+        range: "0, 1",
+        default: "1",
+        meaning: "ask the kernel for transparent hugepages",
+        set: |c, v| pick(v, &[(b"0", false), (b"1", true)], &mut c.thp),
+    },
+    OptionSpec {
+        name: "CIDALLOC_THP_AFTER",
+        unit: "bytes",
+        range: "0 to 1099511627776",
+        default: "16777216",
+        meaning: "the heap size from which on hugepages are asked for",
+        set: |c, v| number(v, 0, 1 << 40).map(|n| c.thp_after_bytes = n).is_some(),
+    },
+];
+
+/// Names with this prefix belong to tests and tools, not to the allocator.
+const FOREIGN_PREFIXES: [&[u8]; 2] = [b"CIDALLOC_TEST_", b"CIDALLOC_LIB"];
+
+impl Config {
+    pub const DEFAULT: Config = Config {
+        stats: StatsChoice::Off,
+        path: [0; PATH_BYTES],
+        count: false,
+        rseq: RseqChoice::Auto,
+        index: IndexChoice::Auto,
+        slab_bytes: 2 << 20,
+        decay_ms: 1000,
+        thp: true,
+        thp_after_bytes: 16 << 20,
+    };
+
+    /// Reads the environment.
+    pub fn read() -> Config {
+        let mut config = Config::DEFAULT;
+        environment::each(b"CIDALLOC_", |name, value| {
+            if FOREIGN_PREFIXES.iter().any(|p| name.starts_with(p)) {
+                return;
+            }
+            match OPTIONS.iter().find(|o| o.name.as_bytes() == name) {
+                None => complain(name, "unknown option", None),
+                Some(option) if !(option.set)(&mut config, value) => {
+                    complain(name, "value not in range", Some(option.range));
+                }
+                Some(_) => {}
+            }
+        });
+        config
+    }
+
+    /// The path of the JSON statistics, with %p not yet replaced.
+    pub fn stats_path(&self) -> &[u8] {
+        let end = self.path.iter().position(|&b| b == 0).unwrap_or(0);
+        self.path.get(..end).unwrap_or_default()
+    }
+
+    fn set_path(&mut self, path: &[u8]) -> bool {
+        // One byte stays for the terminating NUL.
+        if path.is_empty() || path.len() >= PATH_BYTES {
+            return false;
+        }
+        for (slot, &byte) in self.path.iter_mut().zip(path) {
+            *slot = byte;
+        }
+        self.stats = StatsChoice::Json;
+        true
+    }
+}
+
+fn complain(name: &[u8], what: &str, range: Option<&str>) {
+    let mut out = Output::stderr();
+    let _ = write!(out, "cidalloc: {}: {what}", core::str::from_utf8(name).unwrap_or("option"));
+    if let Some(range) = range {
+        let _ = write!(out, " ({range})");
+    }
+    let _ = writeln!(out, ", ignored");
+}
+
+fn pick<T: Copy>(value: &[u8], values: &[(&[u8], T)], target: &mut T) -> bool {
+    match values.iter().find(|(name, _)| *name == value) {
+        Some((_, chosen)) => {
+            *target = *chosen;
+            true
+        }
+        None => false,
+    }
+}
+
+/// A decimal number with an optional suffix K, M or G (powers of 1024).
+fn number(value: &[u8], least: usize, most: usize) -> Option<usize> {
+    let (digits, shift) = match value.split_last()? {
+        (b'K' | b'k', rest) => (rest, 10),
+        (b'M' | b'm', rest) => (rest, 20),
+        (b'G' | b'g', rest) => (rest, 30),
+        _ => (value, 0),
+    };
+    if digits.is_empty() {
+        return None;
+    }
+    let mut n: usize = 0;
+    for &b in digits {
+        let digit = char::from(b).to_digit(10)?;
+        n = n.checked_mul(10)?.checked_add(digit as usize)?;
+    }
+    let n = n.checked_mul(1 << shift)?;
+    (least..=most).contains(&n).then_some(n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_take_suffixes_and_ranges() {
+        assert_eq!(number(b"64K", 0, 1 << 20), Some(65536));
+        assert_eq!(number(b"2M", 0, 1 << 20), None);
+        for bad in [&b""[..], b"K", b"-1", b"1.5", b"99999999999999999999", b"17179869184G"] {
+            assert_eq!(number(bad, 0, usize::MAX), None);
+        }
+    }
+
+    #[test]
+    fn every_default_in_the_table_is_the_default_in_force() {
+        for option in &OPTIONS {
+            let mut config = Config::DEFAULT;
+            assert!((option.set)(&mut config, option.default.as_bytes()), "{}", option.name);
+            assert_eq!(alloc_free_debug(&config), alloc_free_debug(&Config::DEFAULT));
+        }
+    }
+
+    fn alloc_free_debug(c: &Config) -> impl PartialEq + core::fmt::Debug {
+        (c.stats, c.count, c.rseq, c.index, c.slab_bytes, c.decay_ms, c.thp, c.thp_after_bytes)
+    }
+}

@@ -1,0 +1,63 @@
+//! fork: the child gets the heap in a consistent state.
+//!
+//! Before fork every lock is taken, in rank order; parent and child release
+//! them. Sections in flight in other threads at that moment do not exist in the
+//! child, and had committed nothing. Blocks that another thread was moving
+//! between layers are lost to the child, never handed out twice.
+
+#![allow(unsafe_code)]
+
+use crate::back::page_heap::PAGE_HEAP;
+use crate::front::cpu_cache::state;
+use crate::front::{process, take_in};
+use crate::middle::{central_free_list, transfer_cache};
+use crate::os::thread;
+use crate::units::{Cid, ClassId};
+
+unsafe extern "C" {
+    fn pthread_atfork(
+        prepare: extern "C" fn(),
+        parent: extern "C" fn(),
+        child: extern "C" fn(),
+    ) -> core::ffi::c_int;
+}
+
+extern "C" fn install() {
+    // SAFETY: registers three functions. It may allocate, which is fine here: a
+    // constructor runs after the C library is up.
+    unsafe { pthread_atfork(prepare, parent, child) };
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static INSTALL: extern "C" fn() = install;
+
+extern "C" fn prepare() {
+    let Some(process) = process::get() else { return };
+    take_in::hold();
+    (0..process.slabs()).for_each(|cid| state(Cid(cid)).acquire());
+    ClassId::all().for_each(|class| transfer_cache::of(class).acquire());
+    ClassId::all().for_each(|class| central_free_list::of(class).acquire());
+    PAGE_HEAP.acquire();
+}
+
+extern "C" fn parent() {
+    let Some(process) = process::peek() else { return };
+    // SAFETY: `prepare` acquired them all in this thread.
+    unsafe {
+        PAGE_HEAP.release();
+        ClassId::all().for_each(|class| central_free_list::of(class).release());
+        ClassId::all().for_each(|class| transfer_cache::of(class).release());
+        (0..process.slabs()).for_each(|cid| state(Cid(cid)).release());
+        take_in::unhold();
+    }
+}
+
+extern "C" fn child() {
+    // The locks are this thread's, and waiters did not come along: releasing
+    // wakes nobody.
+    parent();
+    // SAFETY: this thread's words.
+    take_in::after_fork(unsafe { &*thread::words() });
+    crate::front::heartbeat::after_fork();
+}

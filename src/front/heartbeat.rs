@@ -1,0 +1,93 @@
+//! What time does, driven by slow paths: memory that lies unused goes home, and
+//! at last to the kernel, without any call by the application.
+//!
+//! A beat comes every eighth of the decay time at the most. Idle slabs are
+//! drained after eight beats; of what else lay unused since the last beat an
+//! eighth (transfer caches: half) goes one layer down.
+
+use crate::back::page_heap::PAGE_HEAP;
+use crate::front::cpu_cache::state;
+use crate::front::process::Process;
+use crate::front::remote;
+use crate::middle::transfer_cache;
+use crate::os::sys;
+use crate::units::{Cid, ClassId};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+
+/// Beats in the decay time.
+const BEATS: u32 = 8;
+/// When the last beat was.
+static LAST_MS: AtomicU64 = AtomicU64::new(0);
+static BEATING: AtomicBool = AtomicBool::new(false);
+/// Large allocations and frees, which look at the clock now and then.
+static LARGE: AtomicU32 = AtomicU32::new(0);
+const LARGE_PER_LOOK: u32 = 16;
+
+/// A large allocation or free happened.
+pub fn count_large(process: &Process) {
+    if LARGE.fetch_add(1, Relaxed) % LARGE_PER_LOOK == 0 {
+        beat(process);
+    }
+}
+
+/// Does what is due. The caller holds no lock.
+pub fn beat(process: &Process) {
+    let now = sys::now_ms();
+    let due = u64::from(process.config.decay_ms / BEATS);
+    // Relaxed: a wrong answer makes a beat early or late.
+    if now.saturating_sub(LAST_MS.load(Relaxed)) < due {
+        return;
+    }
+    // Acquire pairs with the Release below: one beat sees the last one's work.
+    if BEATING.swap(true, Acquire) {
+        return;
+    }
+    LAST_MS.store(now, Relaxed);
+    drain_idle(process);
+    for class in ClassId::all() {
+        transfer_cache::release_idle(class);
+    }
+    let parts = if process.config.decay_ms == 0 { 1 } else { BEATS };
+    PAGE_HEAP.lock().release_idle(parts);
+    BEATING.store(false, Release);
+}
+
+/// In a forked child: a beat that another thread was in will never end.
+pub fn after_fork() {
+    BEATING.store(false, Release);
+}
+
+/// Empties slabs on which nothing has moved for the decay time.
+fn drain_idle(process: &Process) {
+    let mut idle = 0;
+    for cid in (0..process.slabs()).map(Cid) {
+        let Some(mut slab) = state(cid).try_lock() else { continue };
+        if !slab.open {
+            continue;
+        }
+        let tops = slab.tops(cid);
+        if slab.misses == slab.seen_misses && tops == slab.seen_tops {
+            slab.quiet_beats += 1;
+        } else {
+            slab.quiet_beats = 0;
+        }
+        (slab.seen_misses, slab.seen_tops) = (slab.misses, tops);
+        idle += u32::from(slab.quiet_beats >= BEATS);
+    }
+    if idle > 0 {
+        remote::drain(process, |_, slab| slab.quiet_beats >= BEATS);
+    }
+}
+
+/// Sends everything free home and back to the kernel, now; whether anything was.
+pub fn release_all(process: &Process) -> bool {
+    let drained = remote::drain(process, |_, _| true);
+    for class in ClassId::all() {
+        transfer_cache::release_all(class);
+    }
+    let mut heap = PAGE_HEAP.lock();
+    let cooled = heap.cool(u32::MAX);
+    let released = heap.subrelease(u32::MAX);
+    drained + cooled + released > 0
+}

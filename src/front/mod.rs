@@ -1,0 +1,16 @@
+//! The front: slabs of objects, one per concurrency id.
+//!
+//! Bottom up: `slab` (layout), `sections` (the restartable sequences),
+//! `locked` (the same operations behind a lock), `process` (initialisation:
+//! which of the two, and why), `take_in` (a thread's first slow path),
+//! `cpu_cache` (what a miss does), `remote` (stopping another cid),
+//! `heartbeat` (what time does).
+
+pub mod cpu_cache;
+pub mod heartbeat;
+pub mod locked;
+pub mod process;
+pub mod remote;
+pub mod sections;
+pub mod slab;
+pub mod take_in;

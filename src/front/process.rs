@@ -1,0 +1,162 @@
+//! The process's initialisation: which way threads reach the slabs, and why.
+//!
+//! Runs once, in whichever thread allocates first, with raw system calls only.
+
+#![allow(unsafe_code)]
+
+use crate::back::page_heap::PAGE_HEAP;
+use crate::config::{Config, IndexChoice, RseqChoice};
+use crate::front::slab::{SLAB_BYTES, SLABS};
+use crate::front::{cpu_cache, take_in};
+use crate::middle::transfer_cache;
+use crate::os::machine::Machine;
+use crate::os::rseq::{self, KernelRseq};
+use crate::os::{sys, thread};
+use core::sync::atomic::Ordering::Relaxed;
+use spin::once::Once;
+use spin::relax::RelaxStrategy;
+
+/// What picks a thread's slab.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Index {
+    /// The kernel's compact concurrency id.
+    MmCid,
+    /// The CPU number, on kernels without concurrency ids.
+    CpuId,
+    /// A shard, behind its lock.
+    Shard,
+}
+
+/// Who registers threads for rseq.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Registration {
+    Libc,
+    Own,
+    None,
+}
+
+#[derive(Debug)]
+pub struct Process {
+    pub machine: Machine,
+    pub config: Config,
+    pub kernel: KernelRseq,
+    pub index: Index,
+    pub registration: Registration,
+    /// Why the index or the registration is not the best there is; else empty.
+    pub reason: &'static str,
+    /// Slabs indexed by id: ids are below this.
+    pub cids: u32,
+    /// Slabs behind locks, after those.
+    pub shards: u32,
+}
+
+/// Lets whoever initialises run, if it was preempted.
+#[derive(Debug)]
+pub struct Yield;
+
+impl RelaxStrategy for Yield {
+    fn relax() {
+        sys::sched_yield();
+    }
+}
+
+static PROCESS: Once<Option<Process>, Yield> = Once::new();
+
+/// The process's state, initialised by the first caller; `None` where there
+/// was no memory even for that.
+#[inline]
+pub fn get() -> Option<&'static Process> {
+    PROCESS.call_once(start).as_ref()
+}
+
+/// The process's state if it is initialised already.
+pub fn peek() -> Option<&'static Process> {
+    PROCESS.get()?.as_ref()
+}
+
+impl Process {
+    pub fn slabs(&self) -> u32 {
+        self.cids + self.shards
+    }
+
+    pub fn in_sections(&self) -> bool {
+        self.index != Index::Shard
+    }
+}
+
+const MEMBARRIER_PRIVATE_EXPEDITED_RSEQ: i32 = 1 << 7;
+const MEMBARRIER_REGISTER_PRIVATE_EXPEDITED_RSEQ: i32 = 1 << 8;
+/// Shards for threads that cannot register while others can.
+const SPARE_SHARDS: u32 = 2;
+const SHARDS_MOST: u32 = 64;
+
+/// Aborts every section in flight in any thread of the process; false if the
+/// kernel refused. The caller is in no section.
+pub fn fence() -> bool {
+    sys::membarrier(MEMBARRIER_PRIVATE_EXPEDITED_RSEQ).is_ok()
+}
+
+fn start() -> Option<Process> {
+    let machine = Machine::read();
+    let config = Config::read();
+    if !PAGE_HEAP.lock().start(&machine, &config) {
+        return None;
+    }
+    let kernel = KernelRseq::read();
+    let (index, registration, reason) = choose(&config, &kernel);
+    let shards = match index {
+        Index::Shard => (machine.cpus_allowed * 2).min(SHARDS_MOST),
+        _ => SPARE_SHARDS,
+    };
+    let cids = if index == Index::Shard { 0 } else { machine.cpus_possible };
+    let process = Process { machine, config, kernel, index, registration, reason, cids, shards };
+    map_slabs(process.slabs())?;
+    transfer_cache::start();
+    Some(process)
+}
+
+/// Maps the slabs, readable only: a slab becomes writable at its first use, so
+/// that strict overcommit counts what is used.
+fn map_slabs(count: u32) -> Option<()> {
+    let len = (count as usize).checked_mul(SLAB_BYTES)?;
+    // SAFETY: a new mapping.
+    let at = unsafe { sys::mmap(0, len + SLAB_BYTES, libc::PROT_READ, libc::MAP_NORESERVE) };
+    let base = at.ok()?.next_multiple_of(SLAB_BYTES);
+    cpu_cache::start(count)?;
+    SLABS.store(base, Relaxed); // published by PROCESS
+    Some(())
+}
+
+/// Which way to go, and why not the best one.
+fn choose(config: &Config, kernel: &KernelRseq) -> (Index, Registration, &'static str) {
+    let locked = |reason| (Index::Shard, Registration::None, reason);
+    if config.rseq == RseqChoice::Off {
+        return locked("CIDALLOC_RSEQ=off");
+    }
+    if config.index == IndexChoice::Shard {
+        return locked("CIDALLOC_INDEX=shard");
+    }
+    if sys::membarrier(MEMBARRIER_REGISTER_PRIVATE_EXPEDITED_RSEQ).is_err() {
+        return locked("the kernel refuses membarrier for rseq");
+    }
+    let registration = match (config.rseq, rseq::libc_registered()) {
+        (RseqChoice::Own, Some(_)) => {
+            return locked("CIDALLOC_RSEQ=own, but the C library has registered rseq already");
+        }
+        (_, Some(_)) => Registration::Libc,
+        (RseqChoice::Libc, None) => return locked("CIDALLOC_RSEQ=libc, but the C library has none"),
+        (_, None) => {
+            // SAFETY: this thread's words; nothing else runs on them now.
+            let words = unsafe { &mut *thread::words() };
+            if !take_in::register_own(words, kernel) {
+                return locked("the kernel refuses rseq");
+            }
+            Registration::Own
+        }
+    };
+    match (config.index, kernel.has_mm_cid()) {
+        (IndexChoice::CpuId, _) => (Index::CpuId, registration, "CIDALLOC_INDEX=cpu_id"),
+        (_, true) => (Index::MmCid, registration, ""),
+        (_, false) => (Index::CpuId, registration, "the kernel has no mm_cid (before Linux 6.3)"),
+    }
+}

@@ -1,0 +1,183 @@
+//! The restartable sequences: thin wrappers of `asm/<arch>/*.s`, where each is
+//! given as pseudocode. `asm/README.md` argues why they are right.
+//!
+//! # Safety
+//! A section runs on the slab of the id that its thread holds: `slabs` in the
+//! thread words is 0 unless `index` and `rseq` belong to a registered thread.
+
+#![allow(unsafe_code)]
+
+use crate::front::slab::{BEGIN_AT, END_AT, LIMITS_AT, SLAB_SHIFT};
+use crate::os::rseq::{RSEQ_CS_AT, SIGNATURE};
+use crate::os::thread::{INDEX_AT, RSEQ_AT, SLABS_AT, ThreadWords};
+use core::arch::asm;
+
+#[cfg(target_arch = "x86_64")]
+macro_rules! sequence {
+    ($name:literal) => {
+        include_str!(concat!("../../asm/x86_64/", $name))
+    };
+}
+#[cfg(target_arch = "aarch64")]
+macro_rules! sequence {
+    ($name:literal) => {
+        include_str!(concat!("../../asm/aarch64/", $name))
+    };
+}
+
+/// Takes the top object of the class whose header is at `class_at`; 0 when the
+/// slab is empty, stopped, or not for this thread.
+#[inline(always)]
+pub fn pop(class_at: usize) -> usize {
+    let object: usize;
+    // SAFETY: the sequence writes `rseq_cs` and `cur`, as argued in asm/README.md.
+    unsafe {
+        asm!(
+            sequence!("pop.s"),
+            class_at = in(reg) class_at,
+            object = out(reg) object,
+            slab = out(reg) _,
+            cur = out(reg) _,
+            rseq = out(reg) _,
+            SLABS_AT = const SLABS_AT,
+            INDEX_AT = const INDEX_AT,
+            RSEQ_AT = const RSEQ_AT,
+            RSEQ_CS_AT = const RSEQ_CS_AT,
+            SLAB_SHIFT = const SLAB_SHIFT,
+            BEGIN_AT = const BEGIN_AT,
+            SIGNATURE = const SIGNATURE,
+            options(nostack)
+        );
+    }
+    object
+}
+
+/// Puts an object on top of its class; false when the slab is full, stopped,
+/// or not for this thread.
+///
+/// # Safety
+/// `object` is a block of the class, the caller's to give up.
+#[inline(always)]
+pub unsafe fn push(class_at: usize, object: usize) -> bool {
+    let done: usize;
+    // SAFETY: the sequence writes `rseq_cs`, one free slot and `cur`, as argued
+    // in asm/README.md.
+    unsafe {
+        asm!(
+            sequence!("push.s"),
+            class_at = in(reg) class_at,
+            object = in(reg) object,
+            done = out(reg) done,
+            slab = out(reg) _,
+            rseq = out(reg) _,
+            desc = out(reg) _,
+            SLABS_AT = const SLABS_AT,
+            INDEX_AT = const INDEX_AT,
+            RSEQ_AT = const RSEQ_AT,
+            RSEQ_CS_AT = const RSEQ_CS_AT,
+            SLAB_SHIFT = const SLAB_SHIFT,
+            END_AT = const END_AT,
+            SIGNATURE = const SIGNATURE,
+            options(nostack)
+        );
+    }
+    done != 0
+}
+
+/// Takes up to `out.len()` objects into `out`; how many.
+///
+/// # Safety
+/// `words` are this thread's, whose state is `Sections`; `slabs` the base.
+#[inline(never)]
+pub unsafe fn pop_batch(words: &ThreadWords, slabs: usize, class_at: usize, out: &mut [usize]) -> usize {
+    if out.is_empty() {
+        return 0;
+    }
+    let k: usize;
+    // SAFETY: as `pop`; the buffer is as long as it says.
+    unsafe {
+        asm!(
+            sequence!("pop_batch.s"),
+            slabs = in(reg) slabs,
+            index = in(reg) words.index,
+            rseq = in(reg) words.rseq,
+            class_at = in(reg) class_at,
+            buffer = in(reg) out.as_mut_ptr(),
+            n = in(reg) out.len(),
+            k = out(reg) k,
+            header = out(reg) _,
+            cur = out(reg) _,
+            i = out(reg) _,
+            object = out(reg) _,
+            RSEQ_CS_AT = const RSEQ_CS_AT,
+            SLAB_SHIFT = const SLAB_SHIFT,
+            BEGIN_AT = const BEGIN_AT,
+            SIGNATURE = const SIGNATURE,
+            options(nostack)
+        );
+    }
+    k
+}
+
+/// Puts objects on top, the first ones first, as many as there is room for; how
+/// many.
+///
+/// # Safety
+/// As [`pop_batch`]; the objects are blocks of the class, the caller's to give up.
+#[inline(never)]
+pub unsafe fn push_batch(words: &ThreadWords, slabs: usize, class_at: usize, objects: &[usize]) -> usize {
+    if objects.is_empty() {
+        return 0;
+    }
+    let k: usize;
+    // SAFETY: as `push`; the buffer is as long as it says.
+    unsafe {
+        asm!(
+            sequence!("push_batch.s"),
+            slabs = in(reg) slabs,
+            index = in(reg) words.index,
+            rseq = in(reg) words.rseq,
+            class_at = in(reg) class_at,
+            buffer = in(reg) objects.as_ptr(),
+            n = in(reg) objects.len(),
+            k = out(reg) k,
+            header = out(reg) _,
+            cur = out(reg) _,
+            i = out(reg) _,
+            object = out(reg) _,
+            RSEQ_CS_AT = const RSEQ_CS_AT,
+            SLAB_SHIFT = const SLAB_SHIFT,
+            END_AT = const END_AT,
+            SIGNATURE = const SIGNATURE,
+            options(nostack)
+        );
+    }
+    k
+}
+
+/// Writes the limits of a header if this thread holds `cid`; whether it did.
+///
+/// # Safety
+/// As [`pop_batch`]; the caller holds the slab's lock.
+#[inline(never)]
+pub unsafe fn set_limits(words: &ThreadWords, cid: u32, header: usize, limits: u64) -> bool {
+    let done: usize;
+    // SAFETY: the sequence writes `rseq_cs` and the limits of a slab whose cid
+    // the thread holds.
+    unsafe {
+        asm!(
+            sequence!("set_limits.s"),
+            index = in(reg) words.index,
+            rseq = in(reg) words.rseq,
+            cid = in(reg) cid as usize,
+            header = in(reg) header,
+            limits = in(reg) limits,
+            done = out(reg) done,
+            RSEQ_CS_AT = const RSEQ_CS_AT,
+            LIMITS_AT = const LIMITS_AT,
+            SIGNATURE = const SIGNATURE,
+            options(nostack)
+        );
+    }
+    done != 0
+}

@@ -1,0 +1,95 @@
+//! The layout of slabs.
+//!
+//! ```text
+//! slabs + (cid << SLAB_SHIFT):
+//!   | header of class 0 | header of class 1 | … | slots of the classes … |
+//! header, 16 bytes:
+//!   0  cur       address one past the top object
+//!   8  end_lo    low half of the address past the last slot
+//!  12  begin_lo  low half of the address of the first slot
+//! ```
+//! A slab never crosses a 4 GiB line, so low halves compare as addresses do.
+//!
+//! | limits word | pop | push | meaning |
+//! |---|---|---|---|
+//! | all zero, cur zero | misses | misses | never touched |
+//! | end_lo 0, begin_lo max | misses | misses | stopped ("poison") |
+//! | begin_lo <= lo32(cur) <= end_lo | if cur > begin | if cur < end | in use |
+//!
+//! `cur` is written in sections by the thread that holds the cid, and plainly
+//! under the slab's lock while the header is stopped. The limits are written
+//! under the slab's lock: stopped by anybody, set again only by `set_limits`.
+//! Raising `end_lo` alone is safe under the lock.
+
+#![allow(unsafe_code)]
+
+use crate::size_class;
+use crate::units::{Cid, ClassId};
+use core::mem::offset_of;
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+
+/// A slab's address space; touched only as far as it is used.
+pub const SLAB_SHIFT: u32 = 18;
+pub const SLAB_BYTES: usize = 1 << SLAB_SHIFT;
+
+#[derive(Debug)]
+#[repr(C, align(16))]
+pub struct Header {
+    pub cur: AtomicU64,
+    pub end_lo: AtomicU32,
+    pub begin_lo: AtomicU32,
+}
+
+pub const HEADER_BYTES: usize = size_of::<Header>();
+pub const LIMITS_AT: usize = offset_of!(Header, end_lo);
+pub const END_AT: usize = offset_of!(Header, end_lo);
+pub const BEGIN_AT: usize = offset_of!(Header, begin_lo);
+const _: () = assert!(HEADER_BYTES == 16 && LIMITS_AT == 8 && offset_of!(Header, cur) == 0);
+
+/// Both limits as one little-endian word.
+pub const fn limits(end_lo: u32, begin_lo: u32) -> u64 {
+    end_lo as u64 | (begin_lo as u64) << 32
+}
+/// Neither check passes, whatever `cur` is.
+pub const STOPPED: u64 = limits(0, u32::MAX);
+
+/// The first slot lies behind the headers, on a cache line of its own.
+pub const FIRST_SLOT: u32 = (size_class::COUNT * HEADER_BYTES).next_multiple_of(64) as u32 / 8;
+/// Slots of a slab, counted from its base.
+pub const SLOTS_END: u32 = (SLAB_BYTES / 8) as u32;
+const _: () = assert!(SLOTS_END <= 1 << 16, "slot numbers are 16 bits");
+
+/// The base of the slabs, 0 before they are mapped.
+pub static SLABS: AtomicUsize = AtomicUsize::new(0);
+
+/// The offset of a class's header in a slab.
+#[inline(always)]
+pub fn class_at(class: ClassId) -> usize {
+    class.index() * HEADER_BYTES
+}
+
+pub fn slab_addr(cid: Cid) -> usize {
+    SLABS.load(Relaxed) + ((cid.0 as usize) << SLAB_SHIFT) // set before any slab is used
+}
+
+/// The header of a class in a slab that exists.
+pub fn header(cid: Cid, class: ClassId) -> &'static Header {
+    // SAFETY: slabs are mapped readable for good, and all bytes are a valid header.
+    unsafe { &*((slab_addr(cid) + class_at(class)) as *const Header) }
+}
+
+impl Header {
+    pub fn limits(&self) -> u64 {
+        // Relaxed: read under the slab's lock, or as a statistic.
+        limits(self.end_lo.load(Relaxed), self.begin_lo.load(Relaxed))
+    }
+
+    /// Writes both limits at once.
+    pub fn store_limits(&self, word: u64) {
+        let at = self.end_lo.as_ptr() as *mut u64;
+        // SAFETY: `end_lo` and `begin_lo` are an aligned 8-byte word.
+        // Relaxed: see the callers; the fence is membarrier, or the lock.
+        unsafe { AtomicU64::from_ptr(at) }.store(word, Relaxed);
+    }
+}

@@ -1,0 +1,175 @@
+//! A thread's first slow path: seeing to its registration, so that from then
+//! on its fast paths reach the slabs.
+
+#![allow(unsafe_code)]
+
+use crate::back::page_heap::PAGE_HEAP;
+use crate::front::process::{Index, Process};
+use crate::front::slab::SLABS;
+use crate::os::lock::{Lock, Rank};
+use crate::os::rseq::{self, CPU_ID_AT, KernelRseq, MM_CID_AT, RseqArea};
+use crate::os::sys;
+use crate::os::thread::{self, State, ThreadWords};
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::Relaxed;
+
+/// Threads taken in since start.
+pub static TAKEN_IN: AtomicU32 = AtomicU32::new(0);
+static NEXT_SHARD: AtomicU32 = AtomicU32::new(0);
+
+/// Gives this thread its words.
+///
+/// The order of the writes matters to a signal handler only: `slabs` is last,
+/// and until then the handler's allocations take a slow path of their own.
+#[cold]
+pub fn take_in(process: &Process, words: &mut ThreadWords) {
+    TAKEN_IN.fetch_add(1, Relaxed); // a statistic
+    let registered = process.in_sections() && registered(process, words);
+    if !registered {
+        let shard = NEXT_SHARD.fetch_add(1, Relaxed) % process.shards;
+        words.shard = process.cids + shard;
+        words.state = State::Shards;
+        return;
+    }
+    words.index = words.rseq + if process.index == Index::MmCid { MM_CID_AT } else { CPU_ID_AT };
+    words.state = State::Sections;
+    if !process.config.count {
+        words.slabs = SLABS.load(Relaxed); // published by the process's initialisation
+    }
+}
+
+/// Finds or makes this thread's registration and sets `words.rseq`.
+fn registered(process: &Process, words: &mut ThreadWords) -> bool {
+    if words.rseq != 0 {
+        return true; // registered by the process's initialisation
+    }
+    if let Some(area) = rseq::libc_registered() {
+        words.rseq = area as usize;
+        return true;
+    }
+    register_own(words, &process.kernel)
+}
+
+/// Our own areas: permanent records that pass from dead threads to new ones.
+///
+/// The memory is never unmapped, so a thread needs no hook at its end: the
+/// kernel forgets the area when the thread is gone, and never writes it again.
+#[repr(C, align(128))]
+struct OwnArea {
+    /// `struct rseq`, as the kernel defines it, and room for it to grow.
+    area: RseqArea,
+    grown: [u8; 64],
+    tid: u32,
+    /// The next area ever made, as an address; 0 ends the list.
+    next: usize,
+}
+const _: () = assert!(size_of::<OwnArea>() <= 128);
+
+#[derive(Debug)]
+struct OwnAreas {
+    first: usize,
+    count: u32,
+    /// Look for areas of dead threads when there are this many.
+    search_at: u32,
+}
+
+/// Ranked with the page heap's callers, as it takes records from it.
+static AREAS: Lock<OwnAreas> =
+    Lock::new(Rank::Slab, OwnAreas { first: 0, count: 0, search_at: 16 });
+
+/// Registers this thread with an area of ours; false if the kernel refuses.
+pub fn register_own(words: &mut ThreadWords, kernel: &KernelRseq) -> bool {
+    let len = kernel.own_bytes();
+    if len > size_of::<RseqArea>() + 64 || kernel.align_bytes > 128 {
+        return false;
+    }
+    let Some(own) = AREAS.lock().get(sys::gettid()) else { return false };
+    // SAFETY: the area is this thread's alone, long and aligned enough, and is
+    // never unmapped.
+    if unsafe { rseq::register(&raw mut (*own).area, len) }.is_err() {
+        // SAFETY: as above.
+        unsafe { (*own).tid = 0 };
+        return false;
+    }
+    // SAFETY: as above.
+    words.rseq = unsafe { &raw mut (*own).area } as usize;
+    true
+}
+
+/// Takes the areas' lock around fork.
+pub fn hold() {
+    AREAS.acquire();
+}
+
+/// # Safety
+/// [`hold`] was called by this thread.
+pub unsafe fn unhold() {
+    // SAFETY: the caller's duty.
+    unsafe { AREAS.release() }
+}
+
+/// After fork: the area of the child's only thread belongs to its new id.
+pub fn after_fork(words: &ThreadWords) {
+    let areas = AREAS.lock();
+    let mut at = areas.first;
+    while at != 0 {
+        let own = at as *mut OwnArea;
+        // SAFETY: a permanent record.
+        unsafe {
+            if &raw const (*own).area as usize == words.rseq {
+                (*own).tid = sys::gettid();
+            }
+            at = (*own).next;
+        }
+    }
+}
+
+impl OwnAreas {
+    /// An area for the thread: one it left behind under the same id, one of a
+    /// dead thread, or a new one.
+    fn get(&mut self, tid: u32) -> Option<*mut OwnArea> {
+        if self.count >= self.search_at {
+            if let Some(own) = self.find_dead(tid) {
+                return Some(own);
+            }
+            self.search_at = self.count * 2;
+        }
+        let own = PAGE_HEAP.lock().permanent_record()? as *mut OwnArea;
+        // SAFETY: a fresh zero record of that size and alignment.
+        unsafe {
+            (*own).tid = tid;
+            (*own).next = self.first;
+        }
+        self.first = own as usize;
+        self.count += 1;
+        Some(own)
+    }
+
+    fn find_dead(&mut self, tid: u32) -> Option<*mut OwnArea> {
+        let mut at = self.first;
+        while at != 0 {
+            let own = at as *mut OwnArea;
+            // SAFETY: a permanent record; its thread does not touch `tid`.
+            unsafe {
+                // This very id asks, so its last thread with an area is dead.
+                if (*own).tid == tid || (*own).tid == 0 || !sys::thread_exists((*own).tid) {
+                    (*own).tid = tid;
+                    return Some(own);
+                }
+                at = (*own).next;
+            }
+        }
+        None
+    }
+}
+
+/// This thread's words, taken in.
+#[inline]
+pub fn words(process: &Process) -> &'static mut ThreadWords {
+    // SAFETY: the thread's own words; they live as long as it does.
+    let words = unsafe { &mut *thread::words() };
+    if words.state == State::Unseen {
+        take_in(process, words);
+    }
+    words
+}

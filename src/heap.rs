@@ -1,0 +1,174 @@
+//! The heap as C and Rust see it: everything but the hot path.
+//!
+//! All sizes and alignments are bytes. Nothing here sets errno or throws; the C
+//! layer does.
+
+#![allow(unsafe_code)]
+
+use crate::alloc::{self, MOST_BYTES, large_block};
+use crate::back::large;
+use crate::back::page_map::PAGE_MAP;
+use crate::front::{heartbeat, process};
+use crate::os::fault::die;
+use crate::size_class::{self, class_of, class_of_aligned, info};
+use crate::units::{ClassId, PAGE_BYTES, Pages};
+use crate::watch::counters;
+use core::ptr::null_mut;
+
+pub use crate::alloc::{allocate, free};
+pub use crate::watch::stats;
+
+/// A block of zeros; else as [`allocate`].
+pub fn allocate_zeroed(size: usize) -> *mut u8 {
+    zeroed(class_of(size), size, PAGE_BYTES)
+}
+
+/// A block of zeros at a multiple of `align`, a power of two.
+pub fn allocate_zeroed_aligned(size: usize, align: usize) -> *mut u8 {
+    zeroed(class_of_aligned(size, align), size, align.max(PAGE_BYTES))
+}
+
+fn zeroed(class: ClassId, size: usize, large_align: usize) -> *mut u8 {
+    if class == ClassId::NONE {
+        let (block, zero) = large_counted(size, large_align);
+        if !block.is_null() && !zero {
+            // SAFETY: a block of at least `size` bytes, just allocated.
+            unsafe { block.write_bytes(0, size) };
+        }
+        return block;
+    }
+    let block = alloc::allocate_class(class, size);
+    if !block.is_null() {
+        // SAFETY: as above.
+        unsafe { block.write_bytes(0, size) };
+    }
+    block
+}
+
+/// A block at a multiple of `align`, a power of two; null when there is no
+/// memory.
+#[inline]
+pub fn allocate_aligned(size: usize, align: usize) -> *mut u8 {
+    let class = class_of_aligned(size, align);
+    if class == ClassId::NONE {
+        return large_counted(size, align.max(PAGE_BYTES)).0;
+    }
+    alloc::allocate_class(class, size)
+}
+
+#[cold]
+fn large_counted(size: usize, align: usize) -> (*mut u8, bool) {
+    let Some(process) = process::get() else { return (null_mut(), false) };
+    counters::count_allocation(process);
+    heartbeat::count_large(process);
+    large_block(size, align)
+}
+
+/// Frees a block whose size and alignment the caller knows.
+///
+/// # Safety
+/// `ptr` is a live block that was allocated, or last reallocated by
+/// [`reallocate_aligned`], with this size and alignment.
+#[inline]
+pub unsafe fn free_sized(ptr: *mut u8, size: usize, align: usize) {
+    // SAFETY: the same arguments gave the block its class.
+    unsafe { alloc::free_class(class_of_aligned(size, align), ptr) }
+}
+
+/// Makes a block hold `size` bytes, as C's realloc: it may keep a class that
+/// its new size would not get, so it must be freed by address. Null when there
+/// is no memory: the block is unchanged.
+///
+/// # Safety
+/// `ptr` is a live block; it is given up unless null is returned.
+pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
+    let class = PAGE_MAP.class_of(ptr as usize);
+    // SAFETY: the caller's duty.
+    let old = unsafe { usable_size(ptr) };
+    // Shrinking to more than half is not worth a copy.
+    if class != ClassId::NONE && size <= old && size > old / 2 {
+        return ptr;
+    }
+    // SAFETY: the caller's duty.
+    unsafe { resize(ptr, class, old, class_of(size), size, 16) }
+}
+
+/// As [`reallocate`] for a caller that frees by size: the block gets the class
+/// that the new size and the alignment have.
+///
+/// # Safety
+/// As [`reallocate`]; the block was allocated with `old_size` and `align`.
+pub unsafe fn reallocate_aligned(ptr: *mut u8, old_size: usize, align: usize, size: usize) -> *mut u8 {
+    let (old_class, class) = (class_of_aligned(old_size, align), class_of_aligned(size, align));
+    if old_class == class && class != ClassId::NONE {
+        return ptr;
+    }
+    // SAFETY: the caller's duty.
+    unsafe { resize(ptr, old_class, old_size, class, size, align) }
+}
+
+/// Resizes to another class, or a large block.
+unsafe fn resize(
+    ptr: *mut u8,
+    old_class: ClassId,
+    old_size: usize,
+    class: ClassId,
+    size: usize,
+    align: usize,
+) -> *mut u8 {
+    if size > MOST_BYTES {
+        return null_mut();
+    }
+    // A move keeps no alignment above a page.
+    if old_class == ClassId::NONE && class == ClassId::NONE && align <= PAGE_BYTES {
+        match large::resize(ptr as usize, size) {
+            Ok(Some(addr)) => return addr as *mut u8,
+            Ok(None) => {}
+            Err(fault) => die(fault, ptr as usize),
+        }
+    }
+    let new = match class {
+        ClassId::NONE => large_counted(size, align.max(PAGE_BYTES)).0,
+        class => alloc::allocate_class(class, size),
+    };
+    if !new.is_null() {
+        // SAFETY: two live blocks, each at least this long.
+        unsafe {
+            core::ptr::copy_nonoverlapping(ptr, new, old_size.min(size));
+            alloc::free_class(old_class, ptr);
+        }
+    }
+    new
+}
+
+/// The bytes of a block that its owner may use: constant while it lives.
+///
+/// # Safety
+/// `ptr` is a live block.
+pub unsafe fn usable_size(ptr: *mut u8) -> usize {
+    match PAGE_MAP.class_of(ptr as usize) {
+        ClassId::NONE => match large::usable_size(ptr as usize) {
+            Ok(len_bytes) => len_bytes,
+            Err(fault) => die(fault, ptr as usize),
+        },
+        class => info(class).size_bytes as usize,
+    }
+}
+
+/// What [`usable_size`] would say of a block of this size and alignment; 0 for
+/// a size that cannot be had.
+pub fn good_size(size: usize, align: usize) -> usize {
+    match class_of_aligned(size, align) {
+        ClassId::NONE if size > MOST_BYTES => 0,
+        ClassId::NONE => Pages::holding(size.max(1)).map_or(0, Pages::bytes),
+        class => info(class).size_bytes as usize,
+    }
+}
+
+/// Gives all free memory back to the kernel now; whether there was any.
+pub fn trim() -> bool {
+    process::get().is_some_and(heartbeat::release_all)
+}
+
+/// The largest size served from classes, in bytes.
+pub const CLASS_MAX_BYTES: usize = size_class::MAX_BYTES;

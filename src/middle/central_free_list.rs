@@ -1,0 +1,167 @@
+//! Central free lists: per class, the spans that have free objects, by
+//! occupancy.
+//!
+//! Objects come from the fullest span that has any, so that sparse spans
+//! become empty and go home. List n holds spans whose free share is in
+//! ((n - 1) / LISTS, n / LISTS]; spans without free objects are in no list.
+//!
+//! Invariant: `free` = sum of the listed spans' free objects.
+//! Locks: one per class (rank Central), then the page heap.
+
+#![allow(unsafe_code)]
+
+use crate::back::page_heap::PAGE_HEAP;
+use crate::back::span::{Span, span_of};
+use crate::os::fault::{Fault, die};
+use crate::os::lock::{Lock, Rank};
+use crate::size_class;
+use crate::units::ClassId;
+
+const LISTS: usize = 8;
+/// The list number of a span that is in none.
+const UNLISTED: u8 = 0;
+
+#[derive(Debug)]
+pub struct Central {
+    /// Heads as units, by list number minus one.
+    heads: [u32; LISTS],
+    pub spans: u32,
+    /// Free objects in the spans.
+    pub free: u32,
+    pub acquisitions: u64,
+}
+
+#[derive(Debug)]
+#[repr(align(128))]
+struct PerClass(Lock<Central>);
+
+static CENTRAL: [PerClass; size_class::COUNT] =
+    [const { PerClass(Lock::new(Rank::Central, Central::EMPTY)) }; size_class::COUNT];
+
+/// The lock of a class's list.
+pub fn of(class: ClassId) -> &'static Lock<Central> {
+    // A ClassId is below COUNT.
+    &CENTRAL[class.index()].0
+}
+
+/// Fills `out`; how many objects there were.
+pub fn take(class: ClassId, out: &mut [usize]) -> usize {
+    let mut central = of(class).lock();
+    central.acquisitions += 1;
+    let mut taken = 0;
+    while let Some(rest) = out.get_mut(taken..).filter(|r| !r.is_empty()) {
+        let Some(span) = central.fullest().or_else(|| central.grow(class)) else { break };
+        // SAFETY: a listed span of this class, and its lock is held.
+        let span = unsafe { &mut *span };
+        let got = span.take(rest);
+        taken += got;
+        central.free -= got as u32;
+        central.relist(span);
+    }
+    taken
+}
+
+/// Takes objects back into their spans; empty spans go home. Dies on an object
+/// that is not one of the class or is free already.
+pub fn give(class: ClassId, objects: &mut [usize]) {
+    if objects.is_empty() {
+        return;
+    }
+    // Runs of the same span are listed once.
+    objects.sort_unstable();
+    let mut central = of(class).lock();
+    central.acquisitions += 1;
+    let mut rest = &*objects;
+    while let Some(&addr) = rest.first() {
+        let at = span_of(addr).unwrap_or_else(|fault| die(fault, addr));
+        // SAFETY: records are never unmapped; the class is checked before use.
+        let span = unsafe { &mut *at };
+        if span.class != class {
+            die(Fault::NotAllocated, addr);
+        }
+        let (start, end) = (span.addr(), span.addr() + span.pages.bytes());
+        let run = rest.iter().take_while(|a| (start..end).contains(*a)).count().max(1);
+        let (ours, after) = rest.split_at(run);
+        for &addr in ours {
+            if let Err(fault) = span.give(addr) {
+                die(fault, addr);
+            }
+        }
+        central.free += run as u32;
+        rest = after;
+        if span.free == span.objects() {
+            central.retire(span);
+        } else {
+            central.relist(span);
+        }
+    }
+}
+
+impl Central {
+    const EMPTY: Central = Central { heads: [0; LISTS], spans: 0, free: 0, acquisitions: 0 };
+
+    fn fullest(&self) -> Option<*mut Span> {
+        self.heads.iter().find(|unit| **unit != 0).map(|unit| Span::at(*unit))
+    }
+
+    fn grow(&mut self, class: ClassId) -> Option<*mut Span> {
+        let span = PAGE_HEAP.lock().new_span(class)?;
+        self.spans += 1;
+        // SAFETY: a new span, ours under this lock.
+        let span = unsafe { &mut *span };
+        self.free += u32::from(span.free);
+        self.relist(span);
+        Some(span)
+    }
+
+    /// Puts a span into the list of its occupancy.
+    fn relist(&mut self, span: &mut Span) {
+        let (free, all) = (u32::from(span.free), u32::from(span.objects()));
+        let list = (free * LISTS as u32).div_ceil(all) as u8;
+        if list == span.list {
+            return;
+        }
+        self.unlink(span);
+        if list == UNLISTED {
+            return;
+        }
+        let unit = span.unit();
+        if let Some(head) = self.heads.get_mut(list as usize - 1) {
+            span.next = *head;
+            span.prev = 0;
+            if *head != 0 {
+                // SAFETY: the head is a listed span under this lock.
+                unsafe { (*Span::at(*head)).prev = unit };
+            }
+            *head = unit;
+        }
+        span.list = list;
+    }
+
+    fn unlink(&mut self, span: &mut Span) {
+        if span.list == UNLISTED {
+            return;
+        }
+        // SAFETY: neighbours are listed spans under this lock.
+        unsafe {
+            if span.next != 0 {
+                (*Span::at(span.next)).prev = span.prev;
+            }
+            if span.prev != 0 {
+                (*Span::at(span.prev)).next = span.next;
+            } else if let Some(head) = self.heads.get_mut(span.list as usize - 1) {
+                *head = span.next;
+            }
+        }
+        span.list = UNLISTED;
+    }
+
+    /// Sends an empty span home.
+    fn retire(&mut self, span: &mut Span) {
+        self.unlink(span);
+        self.spans -= 1;
+        self.free -= u32::from(span.free);
+        // SAFETY: all its objects are here and it is in no list.
+        unsafe { PAGE_HEAP.lock().free_span(span) };
+    }
+}

@@ -1,0 +1,152 @@
+//! Transfer caches: per class, a stack of objects between the slabs and the
+//! central list, so that what one CPU frees another takes without touching spans.
+//!
+//! A class has no room here at first. Each batch that finds none makes room for
+//! one more, up to a limit in bytes; what lies unused goes home at the
+//! heartbeat, and the room with it.
+
+#![allow(unsafe_code)]
+
+use crate::middle::central_free_list;
+use crate::os::lock::{Lock, Rank};
+use crate::os::sys;
+use crate::size_class::{self, BATCH_OBJECTS};
+use crate::units::ClassId;
+use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering::Relaxed;
+
+/// Slots of a class, at the most: a 16 KiB stretch of the table.
+const SLOTS: usize = 2048;
+/// What a class may keep here, in bytes of objects.
+const KEEP_BYTES: usize = 512 << 10;
+/// Batches that go straight to the central list before room is made: a program
+/// that overflows a few times needs no transfer cache.
+const PATIENCE: u32 = 4;
+
+#[derive(Debug)]
+pub struct Transfer {
+    len: usize,
+    room: usize,
+    /// The least `len` since the last heartbeat.
+    low: usize,
+    refused: u32,
+}
+
+#[derive(Debug)]
+#[repr(align(128))]
+struct PerClass(Lock<Transfer>);
+
+static TRANSFER: [PerClass; size_class::COUNT] =
+    [const { PerClass(Lock::new(Rank::Transfer, Transfer::EMPTY)) }; size_class::COUNT];
+
+/// The table of slots, mapped at start; 0 where that failed: no transfer caches.
+static SLOTS_BASE: AtomicUsize = AtomicUsize::new(0);
+
+/// Maps the table of slots; touched only where a class uses it.
+pub fn start() {
+    let len = size_class::COUNT * SLOTS * size_of::<usize>();
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping.
+    if let Ok(at) = unsafe { sys::mmap(0, len, prot, libc::MAP_NORESERVE) } {
+        SLOTS_BASE.store(at, Relaxed); // published by the process's initialisation
+    }
+}
+
+fn slots(class: ClassId) -> *mut usize {
+    let base = SLOTS_BASE.load(Relaxed) as *mut usize;
+    base.wrapping_add(class.index() * SLOTS)
+}
+
+/// The most objects a class keeps here.
+fn most(class: ClassId) -> usize {
+    (KEEP_BYTES / size_class::info(class).size_bytes as usize).min(SLOTS)
+}
+
+/// The lock of a class's cache.
+pub fn of(class: ClassId) -> &'static Lock<Transfer> {
+    // A ClassId is below COUNT.
+    &TRANSFER[class.index()].0
+}
+
+/// Fills the start of `out` from the cache; how many.
+pub fn take(class: ClassId, out: &mut [usize]) -> usize {
+    let mut cache = of(class).lock();
+    let count = out.len().min(cache.len);
+    cache.len -= count;
+    cache.low = cache.low.min(cache.len);
+    // SAFETY: the slots from `len` on hold objects, and the lock is held.
+    unsafe {
+        let from = slots(class).add(cache.len);
+        core::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), count);
+    }
+    count
+}
+
+/// Keeps the first objects as far as there is room; how many.
+pub fn give(class: ClassId, objects: &[usize]) -> usize {
+    let mut cache = of(class).lock();
+    if cache.room - cache.len < objects.len() {
+        cache.make_room(class, objects.len());
+    }
+    let count = objects.len().min(cache.room - cache.len);
+    // SAFETY: `room` is within the class's slots, and the lock is held.
+    unsafe {
+        let to = slots(class).add(cache.len);
+        core::ptr::copy_nonoverlapping(objects.as_ptr(), to, count);
+    }
+    cache.len += count;
+    count
+}
+
+/// Sends home half of what nobody has needed since the last call.
+pub fn release_idle(class: ClassId) {
+    let mut batch = [0; BATCH_OBJECTS];
+    let mut excess = {
+        let mut cache = of(class).lock();
+        let idle = cache.low;
+        cache.room -= idle / 2;
+        cache.low = cache.len - idle / 2;
+        idle / 2
+    };
+    while excess > 0 {
+        let wanted = excess.min(batch.len());
+        let Some(part) = batch.get_mut(..wanted) else { break };
+        let got = take(class, part);
+        if got == 0 {
+            break;
+        }
+        central_free_list::give(class, batch.get_mut(..got).unwrap_or_default());
+        excess -= got;
+    }
+}
+
+/// Sends everything home.
+pub fn release_all(class: ClassId) {
+    let mut batch = [0; BATCH_OBJECTS];
+    loop {
+        let got = take(class, &mut batch);
+        if got == 0 {
+            break;
+        }
+        central_free_list::give(class, batch.get_mut(..got).unwrap_or_default());
+    }
+    let mut cache = of(class).lock();
+    cache.room = cache.len;
+}
+
+impl Transfer {
+    const EMPTY: Transfer = Transfer { len: 0, room: 0, low: 0, refused: 0 };
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    fn make_room(&mut self, class: ClassId, wanted: usize) {
+        self.refused += 1;
+        if self.refused <= PATIENCE || SLOTS_BASE.load(Relaxed) == 0 {
+            return;
+        }
+        let room = (self.room + wanted).min(most(class));
+        self.room = room.max(self.room);
+    }
+}

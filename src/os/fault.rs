@@ -1,0 +1,53 @@
+//! The end of a process whose heap can no longer be trusted.
+
+use crate::os::output::Output;
+use core::fmt::Write;
+
+/// What was wrong with a pointer or a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// Not from this allocator.
+    Foreign,
+    /// Inside a block, or inside memory that holds no block.
+    Interior,
+    /// Freed before.
+    DoubleFree,
+    /// In memory of this allocator that is not handed out.
+    NotAllocated,
+    /// The allocator's own records contradict each other.
+    Corrupt,
+    /// A lock was taken while one of a higher rank was held; debug builds only.
+    LockOrder,
+    /// operator new failed, and there is no C++ library to throw bad_alloc.
+    NoException,
+}
+
+impl Fault {
+    fn text(self) -> &'static str {
+        match self {
+            Fault::Foreign => "invalid free: pointer was not allocated here",
+            Fault::Interior => "invalid free: pointer is not the start of a block",
+            Fault::DoubleFree => "double free: block is free already",
+            Fault::NotAllocated => "invalid free: memory is not allocated",
+            Fault::Corrupt => "heap corruption",
+            Fault::NoException => "operator new: out of memory, and no C++ library to throw, size",
+            Fault::LockOrder => "lock taken out of order, rank",
+        }
+    }
+}
+
+/// Names the fault and the pointer in one line on stderr and aborts.
+#[cold]
+#[inline(never)]
+pub fn die(fault: Fault, pointer: usize) -> ! {
+    let mut out = Output::stderr();
+    let _ = writeln!(out, "cidalloc: {}: {pointer:#x}", fault.text());
+    out.flush();
+    abort()
+}
+
+#[allow(unsafe_code)]
+fn abort() -> ! {
+    // SAFETY: raises SIGABRT; does not allocate.
+    unsafe { libc::abort() }
+}

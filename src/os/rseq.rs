@@ -1,0 +1,121 @@
+//! rseq: who has registered a thread, with what length, and our own
+//! registration where nobody has.
+//!
+//! Of `struct rseq` this project writes `rseq_cs` and nothing else. The kernel
+//! writes the rest; every field is read and written by its own thread only.
+
+#![allow(unsafe_code)]
+
+use crate::os::{sys, thread};
+use core::arch::asm;
+use core::mem::offset_of;
+
+/// The kernel's `struct rseq` (include/uapi/linux/rseq.h).
+#[derive(Debug)]
+#[repr(C, align(32))]
+pub struct RseqArea {
+    pub cpu_id_start: u32,
+    /// The CPU, or a negative value while the thread is not registered.
+    pub cpu_id: u32,
+    /// Address of the descriptor of the section the thread is in. Ours to write.
+    pub rseq_cs: u64,
+    pub flags: u32,
+    pub node_id: u32,
+    /// The concurrency id, from Linux 6.3; 0 while not registered.
+    pub mm_cid: u32,
+    pub slice_ctrl: u32,
+}
+
+pub const RSEQ_CS_AT: usize = offset_of!(RseqArea, rseq_cs);
+pub const MM_CID_AT: usize = offset_of!(RseqArea, mm_cid);
+pub const CPU_ID_AT: usize = offset_of!(RseqArea, cpu_id);
+/// The kernel offers `mm_cid` if its feature size reaches past the field.
+pub const MM_CID_FEATURE_BYTES: usize = MM_CID_AT + 4;
+
+/// The four bytes before every abort address. glibc registers the same.
+#[cfg(target_arch = "x86_64")]
+pub const SIGNATURE: u32 = 0x5305_3053;
+#[cfg(target_arch = "aarch64")]
+pub const SIGNATURE: u32 = 0xd428_bc00;
+
+const AT_RSEQ_FEATURE_SIZE: libc::c_ulong = 27;
+const AT_RSEQ_ALIGN: libc::c_ulong = 28;
+/// What kernels register that say nothing in the auxiliary vector.
+const ORIGINAL_BYTES: usize = 32;
+
+/// The C library's `__rseq_size` and `__rseq_offset`, if it has them.
+///
+/// Returns None with a C library that knows nothing of rseq, and where the
+/// tunable `glibc.pthread.rseq=0` has turned it off (size 0).
+pub fn libc_area() -> Option<(u32, isize)> {
+    let (size, offset): (*const u32, *const isize);
+    // SAFETY: loads the addresses of weak symbols from the global offset table.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        asm!(".weak __rseq_size", ".weak __rseq_offset",
+             "mov {size}, qword ptr [rip + __rseq_size@GOTPCREL]",
+             "mov {offset}, qword ptr [rip + __rseq_offset@GOTPCREL]",
+             size = out(reg) size, offset = out(reg) offset, options(nostack, readonly));
+        #[cfg(target_arch = "aarch64")]
+        asm!(".weak __rseq_size", ".weak __rseq_offset",
+             "adrp {size}, :got:__rseq_size",
+             "ldr {size}, [{size}, :got_lo12:__rseq_size]",
+             "adrp {offset}, :got:__rseq_offset",
+             "ldr {offset}, [{offset}, :got_lo12:__rseq_offset]",
+             size = out(reg) size, offset = out(reg) offset, options(nostack, readonly));
+        if size.is_null() || offset.is_null() || *size == 0 {
+            return None;
+        }
+        Some((*size, *offset))
+    }
+}
+
+/// This thread's area as the C library registered it, if it did.
+pub fn libc_registered() -> Option<*mut RseqArea> {
+    let (_, offset) = libc_area()?;
+    let area = thread::pointer().wrapping_add_signed(offset) as *mut RseqArea;
+    // SAFETY: the C library promises an area of every thread at this offset.
+    let cpu = unsafe { (&raw const (*area).cpu_id).read_volatile() };
+    ((cpu as i32) >= 0).then_some(area)
+}
+
+/// What the kernel says of its rseq.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelRseq {
+    /// Bytes of `struct rseq` that the kernel fills; 0 before Linux 6.3.
+    pub feature_bytes: usize,
+    pub align_bytes: usize,
+}
+
+impl KernelRseq {
+    pub fn read() -> KernelRseq {
+        KernelRseq {
+            feature_bytes: sys::auxv(AT_RSEQ_FEATURE_SIZE),
+            align_bytes: sys::auxv(AT_RSEQ_ALIGN).max(ORIGINAL_BYTES),
+        }
+    }
+
+    pub fn has_mm_cid(&self) -> bool {
+        self.feature_bytes >= MM_CID_FEATURE_BYTES
+    }
+
+    /// The length of our own registration: the original 32 bytes, or the
+    /// feature size where it is larger, which is what turns V2 on.
+    pub fn own_bytes(&self) -> usize {
+        self.feature_bytes.max(ORIGINAL_BYTES)
+    }
+}
+
+/// Registers `area` for the calling thread.
+///
+/// # Safety
+/// `area` is `len_bytes` long, aligned as the kernel wants, used by no other
+/// thread, and is never unmapped.
+pub unsafe fn register(area: *mut RseqArea, len_bytes: usize) -> Result<(), sys::Errno> {
+    // SAFETY: the caller's duty.
+    unsafe {
+        (&raw mut (*area).cpu_id).write_volatile(u32::MAX);
+        (&raw mut (*area).rseq_cs).write_volatile(0);
+        sys::rseq(area as usize, len_bytes as u32, 0, SIGNATURE).map(drop)
+    }
+}

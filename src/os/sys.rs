@@ -1,0 +1,216 @@
+//! Raw system calls. Errors come back as `Err(errno)`.
+//!
+//! # Safety
+//! The wrappers that change mappings are `unsafe`: the caller owns the range.
+
+#![allow(unsafe_code)]
+
+use core::arch::asm;
+use libc::{c_int, c_long};
+
+pub type Errno = i32;
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn call(number: c_long, a: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the kernel's calling convention; rcx and r11 are overwritten.
+    unsafe {
+        asm!("syscall", inlateout("rax") number as isize => result,
+             in("rdi") a[0], in("rsi") a[1], in("rdx") a[2], in("r10") a[3], in("r8") a[4], in("r9") a[5],
+             lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    result
+}
+
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+unsafe fn call(number: c_long, a: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the kernel's calling convention.
+    unsafe {
+        asm!("svc #0", in("x8") number, inlateout("x0") a[0] as isize => result,
+             in("x1") a[1], in("x2") a[2], in("x3") a[3], in("x4") a[4], in("x5") a[5],
+             options(nostack));
+    }
+    result
+}
+
+fn check(result: isize) -> Result<usize, Errno> {
+    if (-4095..0).contains(&result) { Err(-result as Errno) } else { Ok(result as usize) }
+}
+
+macro_rules! syscall {
+    ($number:expr $(, $arg:expr)*) => {{
+        let given = [$($arg as usize),*];
+        let mut args = [0usize; 6];
+        let mut i = 0;
+        while i < given.len() { args[i] = given[i]; i += 1; }
+        check(call($number, args))
+    }};
+}
+
+pub const MAP_FIXED_NOREPLACE: c_int = 0x10_0000;
+
+/// Maps private anonymous memory. `addr` 0 lets the kernel choose.
+///
+/// # Safety
+/// With MAP_FIXED the range must be the caller's own.
+pub unsafe fn mmap(addr: usize, len_bytes: usize, prot: c_int, flags: c_int) -> Result<usize, Errno> {
+    let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: the caller's duty.
+    unsafe { syscall!(libc::SYS_mmap, addr, len_bytes, prot, flags, usize::MAX, 0) }
+}
+
+/// # Safety
+/// The range is the caller's and unused.
+pub unsafe fn munmap(addr: usize, len_bytes: usize) -> Result<usize, Errno> {
+    // SAFETY: the caller's duty.
+    unsafe { syscall!(libc::SYS_munmap, addr, len_bytes) }
+}
+
+/// # Safety
+/// The range is the caller's, and nobody relies on the old protection.
+pub unsafe fn mprotect(addr: usize, len_bytes: usize, prot: c_int) -> Result<usize, Errno> {
+    // SAFETY: the caller's duty.
+    unsafe { syscall!(libc::SYS_mprotect, addr, len_bytes, prot) }
+}
+
+/// # Safety
+/// The range is the caller's; for MADV_DONTNEED its contents are given up.
+pub unsafe fn madvise(addr: usize, len_bytes: usize, advice: c_int) -> Result<usize, Errno> {
+    // SAFETY: the caller's duty.
+    unsafe { syscall!(libc::SYS_madvise, addr, len_bytes, advice) }
+}
+
+/// Moves the pages of a range onto another of the same length and leaves the
+/// old range mapped and empty (Linux 5.7).
+///
+/// # Safety
+/// Both ranges are the caller's; the contents at `to` are given up.
+pub unsafe fn mremap_move(from: usize, to: usize, len_bytes: usize) -> Result<usize, Errno> {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+    // SAFETY: the caller's duty.
+    unsafe { syscall!(libc::SYS_mremap, from, len_bytes, len_bytes, flags, to) }
+}
+
+/// # Safety
+/// `area` stays valid until it is unregistered or the thread ends.
+pub unsafe fn rseq(area: usize, len_bytes: u32, flags: c_int, signature: u32) -> Result<usize, Errno> {
+    // SAFETY: the caller's duty.
+    unsafe { syscall!(libc::SYS_rseq, area, len_bytes, flags, signature) }
+}
+
+pub fn membarrier(command: c_int) -> Result<usize, Errno> {
+    // SAFETY: touches no memory of ours.
+    unsafe { syscall!(libc::SYS_membarrier, command, 0, 0) }
+}
+
+pub fn futex_wait(word: &core::sync::atomic::AtomicU32, expected: u32) {
+    let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the word outlives the call. A failure is a spurious wake-up.
+    let _ = unsafe { syscall!(libc::SYS_futex, word.as_ptr(), op, expected, 0) };
+}
+
+pub fn futex_wake(word: &core::sync::atomic::AtomicU32, count: u32) {
+    let op = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the word outlives the call.
+    let _ = unsafe { syscall!(libc::SYS_futex, word.as_ptr(), op, count) };
+}
+
+pub fn sched_yield() {
+    // SAFETY: no arguments.
+    let _ = unsafe { syscall!(libc::SYS_sched_yield) };
+}
+
+pub fn gettid() -> u32 {
+    // SAFETY: no arguments; cannot fail.
+    unsafe { syscall!(libc::SYS_gettid) }.unwrap_or(0) as u32
+}
+
+pub fn getpid() -> u32 {
+    // SAFETY: no arguments; cannot fail.
+    unsafe { syscall!(libc::SYS_getpid) }.unwrap_or(0) as u32
+}
+
+/// Whether a thread of this process with this id exists.
+pub fn thread_exists(tid: u32) -> bool {
+    // SAFETY: signal 0 only asks.
+    unsafe { syscall!(libc::SYS_tgkill, getpid(), tid, 0) }.is_ok()
+}
+
+/// Opens a file for reading; `path` ends in NUL.
+pub fn open_read(path: &core::ffi::CStr) -> Result<i32, Errno> {
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: `path` is a C string.
+    unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags) }.map(|fd| fd as i32)
+}
+
+/// Creates or truncates a file for writing; `path` ends in NUL.
+pub fn open_write(path: &core::ffi::CStr) -> Result<i32, Errno> {
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
+    // SAFETY: `path` is a C string.
+    unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o644) }
+        .map(|fd| fd as i32)
+}
+
+pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes at most `len` bytes into the buffer.
+    unsafe { syscall!(libc::SYS_read, fd, buffer.as_mut_ptr(), buffer.len()) }
+}
+
+pub fn write(fd: i32, bytes: &[u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel only reads.
+    unsafe { syscall!(libc::SYS_write, fd, bytes.as_ptr(), bytes.len()) }
+}
+
+pub fn close(fd: i32) {
+    // SAFETY: the caller's descriptor.
+    let _ = unsafe { syscall!(libc::SYS_close, fd) };
+}
+
+/// Milliseconds of the coarse monotonic clock (resolution: a tick, 1-10 ms).
+pub fn now_ms() -> u64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel fills `t`.
+    let _ = unsafe {
+        syscall!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC_COARSE, &raw mut t)
+    };
+    t.tv_sec as u64 * 1000 + t.tv_nsec as u64 / 1_000_000
+}
+
+/// The soft limit of a resource, `None` when unlimited or unknown.
+pub fn soft_limit(resource: u32) -> Option<u64> {
+    let mut limit = [0u64; 2];
+    // SAFETY: the kernel fills both words.
+    unsafe { syscall!(libc::SYS_prlimit64, 0, resource, 0, &raw mut limit) }.ok()?;
+    (limit[0] != u64::MAX).then_some(limit[0])
+}
+
+/// Fills the buffer from the kernel's random source; false if it refuses.
+pub fn random(buffer: &mut [u8]) -> bool {
+    // SAFETY: the kernel writes at most `len` bytes into the buffer.
+    let got = unsafe {
+        syscall!(libc::SYS_getrandom, buffer.as_mut_ptr(), buffer.len(), libc::GRND_NONBLOCK)
+    };
+    got == Ok(buffer.len())
+}
+
+/// The number of CPUs this thread may run on, at least 1.
+pub fn cpus_allowed() -> u32 {
+    let mut mask = [0u64; 128];
+    // SAFETY: the kernel writes at most the mask's size.
+    let got = unsafe {
+        syscall!(libc::SYS_sched_getaffinity, 0, size_of_val(&mask), mask.as_mut_ptr())
+    };
+    match got {
+        Ok(_) => mask.iter().map(|w| w.count_ones()).sum::<u32>().max(1),
+        Err(_) => 1,
+    }
+}
+
+/// The value of an auxiliary vector entry, 0 if absent.
+pub fn auxv(kind: libc::c_ulong) -> usize {
+    // SAFETY: getauxval reads memory set up before any code of ours runs.
+    unsafe { libc::getauxval(kind) as usize }
+}

@@ -1,0 +1,116 @@
+//! The words that every thread has: one cache line's half of thread-local
+//! storage, declared in assembly so that it is reached without a call.
+//!
+//! ```text
+//!  0  slabs   base of the slabs, or 0: take the slow path
+//!  8  index   address of the u32 that picks the slab (mm_cid or cpu_id)
+//! 16  rseq    address of the thread's struct rseq
+//! 24  state   0 unseen, 1 uses sections, 2 uses shards
+//! 28  shard   the shard of a thread that uses shards
+//! 32  ranks   debug builds: counts of held locks, a byte a rank
+//! ```
+//! Only the thread itself reads or writes its words.
+
+#![allow(unsafe_code)]
+
+use core::arch::{asm, global_asm};
+use core::mem::offset_of;
+
+#[derive(Debug)]
+#[repr(C)]
+pub struct ThreadWords {
+    pub slabs: usize,
+    pub index: usize,
+    pub rseq: usize,
+    pub state: State,
+    pub shard: u32,
+    ranks: [u8; 8],
+}
+
+/// How a thread reaches the slabs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum State {
+    Unseen = 0,
+    /// In restartable sequences, by the id at `index`.
+    Sections = 1,
+    /// Under the lock of `shard`.
+    Shards = 2,
+}
+
+pub const SLABS_AT: usize = offset_of!(ThreadWords, slabs);
+pub const INDEX_AT: usize = offset_of!(ThreadWords, index);
+pub const RSEQ_AT: usize = offset_of!(ThreadWords, rseq);
+
+global_asm!(
+    ".pushsection .tbss.cidalloc_thread,\"awT\",@nobits",
+    ".balign 16",
+    ".hidden cidalloc_thread",
+    ".globl cidalloc_thread",
+    ".type cidalloc_thread, @object",
+    ".size cidalloc_thread, {size}",
+    "cidalloc_thread:",
+    ".zero {size}",
+    ".popsection",
+    size = const size_of::<ThreadWords>(),
+);
+
+/// This thread's words.
+#[inline(always)]
+pub fn words() -> *mut ThreadWords {
+    let at: *mut ThreadWords;
+    // SAFETY: computes an address; the initial-exec model needs no call.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        asm!("mov {at}, qword ptr [rip + cidalloc_thread@GOTTPOFF]", "add {at}, qword ptr fs:[0]",
+             at = out(reg) at, options(nostack, readonly));
+        #[cfg(target_arch = "aarch64")]
+        asm!("adrp {at}, :gottprel:cidalloc_thread",
+             "ldr {at}, [{at}, :gottprel_lo12:cidalloc_thread]",
+             "mrs {base}, tpidr_el0",
+             "add {at}, {at}, {base}",
+             at = out(reg) at, base = out(reg) _, options(nostack, readonly));
+    }
+    at
+}
+
+/// The thread pointer, from which the C library's `__rseq_offset` counts.
+pub fn pointer() -> usize {
+    let at: usize;
+    // SAFETY: reads a register, or the word that holds the thread pointer.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        asm!("mov {at}, qword ptr fs:[0]", at = out(reg) at, options(nostack, readonly));
+        #[cfg(target_arch = "aarch64")]
+        asm!("mrs {at}, tpidr_el0", at = out(reg) at, options(nostack, nomem));
+    }
+    at
+}
+
+/// Notes that a lock of this rank was taken; debug builds check the order.
+#[inline]
+pub fn entered(rank: u8) {
+    if cfg!(debug_assertions) {
+        // SAFETY: the thread's own words.
+        let ranks = unsafe { &mut (*words()).ranks };
+        let higher = ranks.iter().skip(rank as usize + 1).any(|&n| n > 0);
+        if higher {
+            crate::os::fault::die(crate::os::fault::Fault::LockOrder, rank as usize);
+        }
+        if let Some(n) = ranks.get_mut(rank as usize) {
+            *n = n.wrapping_add(1);
+        }
+    }
+}
+
+/// Notes that a lock of this rank was released.
+#[inline]
+pub fn left(rank: u8) {
+    if cfg!(debug_assertions) {
+        // SAFETY: the thread's own words.
+        let ranks = unsafe { &mut (*words()).ranks };
+        if let Some(n) = ranks.get_mut(rank as usize) {
+            *n = n.wrapping_sub(1);
+        }
+    }
+}
