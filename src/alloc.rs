@@ -28,23 +28,33 @@ pub const MOST_BYTES: usize = isize::MAX as usize;
 /// null when there is no memory.
 #[inline(always)]
 pub fn allocate(size: usize) -> *mut u8 {
-    let class = class_of(size);
-    match sections::pop(slab::class_at(class)) {
-        0 => allocate_slow(class, size),
-        object => object as *mut u8,
+    match allocate_hit(size) {
+        hit if hit.is_null() => allocate_rest(size),
+        hit => hit,
     }
 }
 
-/// The hit of [`allocate`]; null on a miss, when [`allocate_miss`] must follow.
+/// A hit of the sizes up to 1 KiB; null else, when [`allocate_rest`] must follow.
 #[inline(always)]
 pub fn allocate_hit(size: usize) -> *mut u8 {
-    sections::pop(slab::class_at(class_of(size))) as *mut u8
+    match size_class::class_of_fine(size) {
+        Some(class) => sections::pop(slab::class_at(class)) as *mut u8,
+        None => null_mut(),
+    }
 }
 
-/// What a miss of [`allocate_hit`] does.
-#[cold]
-pub fn allocate_miss(size: usize) -> *mut u8 {
-    allocate_slow(class_of(size), size)
+/// What follows when [`allocate_hit`] had nothing: the larger classes, out of
+/// line so that the way to the small ones is short, and every miss.
+#[inline(never)]
+pub fn allocate_rest(size: usize) -> *mut u8 {
+    let class = class_of(size);
+    if size > size_class::FINE_MAX_BYTES {
+        let object = sections::pop(slab::class_at(class));
+        if object != 0 {
+            return object as *mut u8;
+        }
+    }
+    allocate_slow(class, size)
 }
 
 /// As [`allocate`], of a class known already; `size` is used where it is NONE.

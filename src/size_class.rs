@@ -85,6 +85,13 @@ pub fn class_of(size: usize) -> ClassId {
     ClassId(unsafe { *CLASS_OF.get_unchecked(index) })
 }
 
+/// [`class_of`] for sizes of the table's fine part.
+#[inline(always)]
+pub fn class_of_fine(size: usize) -> Option<ClassId> {
+    // SAFETY: the fine part has an entry for every 8 bytes up to its end.
+    (size <= FINE_MAX_BYTES).then(|| ClassId(unsafe { *CLASS_OF.get_unchecked((size + 7) >> 3) }))
+}
+
 const _: () = assert!(
     (MAX_BYTES + 127 + ((FINE_MAX_BYTES / 8) << 7) - FINE_MAX_BYTES) >> 7 == CLASS_OF.len() - 1
 );

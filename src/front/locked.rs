@@ -20,7 +20,10 @@ pub fn pop_batch(header: &Header, out: &mut [usize]) -> usize {
         *slot = unsafe { *(cur as *const usize) };
         k += 1;
     }
-    header.cur.store(cur, Relaxed);
+    // A slab that was never used is not writable.
+    if k > 0 {
+        header.cur.store(cur, Relaxed);
+    }
     k
 }
 
@@ -37,6 +40,9 @@ pub fn push_batch(header: &Header, objects: &[usize]) -> usize {
         cur += 8;
         k += 1;
     }
-    header.cur.store(cur, Relaxed);
+    // A slab that was never used is not writable.
+    if k > 0 {
+        header.cur.store(cur, Relaxed);
+    }
     k
 }

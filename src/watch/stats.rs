@@ -53,6 +53,7 @@ pub struct Stats {
     pub reason: &'static str,
     /// The C library's `__rseq_size`, or our registration's length; 0 for none.
     pub rseq_size: u32,
+    /// What the application holds, rounded up to classes and pages.
     pub live_bytes: u64,
     /// The most that spans and large blocks ever took, cached objects included.
     pub peak_bytes: u64,
@@ -209,9 +210,17 @@ impl Stats {
         self.hugepages_advised = heap.counts.advised;
         self.spans = heap.counts.spans;
         self.large_blocks = heap.counts.large_blocks;
-        let in_spans = self.cid_bytes + self.transfer_bytes + self.central_bytes;
         let in_use = (heap.counts.in_use_pages * PAGE_BYTES) as u64;
-        self.live_bytes = in_use.saturating_sub(in_spans);
+        let of_class = |c: &ClassStats| {
+            let span = info(ClassId(c.class as u8)).span_pages().bytes() as u64;
+            (u64::from(c.spans) * span, c.live() * u64::from(c.size_bytes))
+        };
+        let (in_spans, small) = self
+            .classes
+            .iter()
+            .map(of_class)
+            .fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+        self.live_bytes = small + in_use.saturating_sub(in_spans);
     }
 
     /// Writes the statistics for people.
