@@ -98,7 +98,12 @@ pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
 ///
 /// # Safety
 /// As [`reallocate`]; the block was allocated with `old_size` and `align`.
-pub unsafe fn reallocate_aligned(ptr: *mut u8, old_size: usize, align: usize, size: usize) -> *mut u8 {
+pub unsafe fn reallocate_aligned(
+    ptr: *mut u8,
+    old_size: usize,
+    align: usize,
+    size: usize,
+) -> *mut u8 {
     let (old_class, class) = (class_of_aligned(old_size, align), class_of_aligned(size, align));
     if old_class == class && class != ClassId::NONE {
         return ptr;

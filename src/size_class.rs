@@ -32,11 +32,17 @@ const BATCH_BYTES: usize = 64 << 10;
 /// … and at most this many objects.
 pub const BATCH_OBJECTS: usize = 64;
 /// What one class may hold in one slab, at the most.
-const SLOTS_BYTES: usize = 1 << 20;
+const SLOTS_BYTES: usize = 2 << 20;
 pub const SLOTS_MAX: usize = 2048;
 
 const fn clamp(v: usize, low: usize, high: usize) -> u16 {
-    (if v < low { low } else if v > high { high } else { v }) as u16
+    (if v < low {
+        low
+    } else if v > high {
+        high
+    } else {
+        v
+    }) as u16
 }
 
 impl ClassInfo {

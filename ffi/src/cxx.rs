@@ -135,5 +135,3 @@ delete_sized! {
     _ZdlPvm;
     _ZdaPvm;
 }
-
-

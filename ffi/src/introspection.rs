@@ -111,11 +111,23 @@ fn xml(s: &Stats, out: &mut impl Write) -> fmt::Result {
         )?;
     }
     writeln!(out, "</sizes>")?;
-    writeln!(out, "<total type=\"fast\" count=\"0\" size=\"{}\"/>", s.cid_bytes + s.transfer_bytes)?;
-    writeln!(out, "<total type=\"rest\" count=\"0\" size=\"{}\"/>", s.central_bytes + s.page_free_bytes)?;
+    writeln!(
+        out,
+        "<total type=\"fast\" count=\"0\" size=\"{}\"/>",
+        s.cid_bytes + s.transfer_bytes
+    )?;
+    writeln!(
+        out,
+        "<total type=\"rest\" count=\"0\" size=\"{}\"/>",
+        s.central_bytes + s.page_free_bytes
+    )?;
     writeln!(out, "</heap>")?;
     writeln!(out, "<total type=\"mmap\" count=\"{}\" size=\"0\"/>", s.large_blocks)?;
-    writeln!(out, "<system type=\"current\" size=\"{}\"/>", s.mapped_bytes - s.page_returned_bytes)?;
+    writeln!(
+        out,
+        "<system type=\"current\" size=\"{}\"/>",
+        s.mapped_bytes - s.page_returned_bytes
+    )?;
     writeln!(out, "<system type=\"max\" size=\"{}\"/>", s.peak_bytes)?;
     writeln!(out, "<aspace type=\"total\" size=\"{}\"/>", s.mapped_bytes)?;
     writeln!(out, "</malloc>")
@@ -131,4 +143,3 @@ impl Write for Stream {
         if done == text.len() { Ok(()) } else { Err(fmt::Error) }
     }
 }
-

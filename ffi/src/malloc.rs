@@ -23,15 +23,14 @@ fn or_enomem(block: *mut u8) -> *mut c_void {
 #[unsafe(no_mangle)]
 pub extern "C" fn malloc(size: usize) -> *mut c_void {
     match alloc::allocate_hit(size) {
-        hit if hit.is_null() => malloc_slow(size),
+        hit if hit.is_null() => malloc_rest(size),
         hit => hit.cast(),
     }
 }
 
-#[cold]
 #[inline(never)]
-fn malloc_slow(size: usize) -> *mut c_void {
-    or_enomem(alloc::allocate_miss(size))
+fn malloc_rest(size: usize) -> *mut c_void {
+    or_enomem(alloc::allocate_rest(size))
 }
 
 /// # Safety

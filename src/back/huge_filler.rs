@@ -136,7 +136,11 @@ impl HugeFiller {
 
     /// The hugepages with the most room first, for subrelease: calls `f` with
     /// each until it returns false.
-    pub fn each_sparse(&mut self, table: &mut HugeTable, mut f: impl FnMut(&mut HugeFiller, &mut HugeTable, HugeId) -> bool) {
+    pub fn each_sparse(
+        &mut self,
+        table: &mut HugeTable,
+        mut f: impl FnMut(&mut HugeFiller, &mut HugeTable, HugeId) -> bool,
+    ) {
         for list in (1..LISTS).rev() {
             let mut id = self.heads.get(list).copied().unwrap_or(NIL);
             while id != NIL {

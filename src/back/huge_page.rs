@@ -198,7 +198,11 @@ mod tests {
             let from = (seed >> 33) as u32 % 256;
             let len = (seed >> 45) as u32 % (257 - from);
             let insert = seed >> 63 == 0;
-            if insert { set.insert(from, len) } else { set.remove(from, len) }
+            if insert {
+                set.insert(from, len)
+            } else {
+                set.remove(from, len)
+            }
             naive[from as usize..(from + len) as usize].fill(insert);
             assert_eq!(set.len(), naive.iter().filter(|b| **b).count() as u32);
             let mut longest = 0;

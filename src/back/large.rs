@@ -210,9 +210,7 @@ impl PageHeap {
         let need = to.hugepages() - from.hugepages();
         // The tail's hugepage must be ours alone to become whole.
         let rest = PAGES_PER_HUGE - from.tail;
-        if from.tail > 0
-            && !self.filler.take_at(&mut self.table, page.plus(old.0), rest)
-        {
+        if from.tail > 0 && !self.filler.take_at(&mut self.table, page.plus(old.0), rest) {
             return false;
         }
         if need > 0 && !self.take_hugepages_at(next, need) {

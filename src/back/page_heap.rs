@@ -20,7 +20,9 @@ use crate::os::lock::{Lock, Rank};
 use crate::os::machine::{Machine, Thp};
 use crate::os::sys;
 use crate::size_class;
-use crate::units::{ClassId, HUGE_BYTES, HUGE_SHIFT, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages};
+use crate::units::{
+    ClassId, HUGE_BYTES, HUGE_SHIFT, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages,
+};
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -91,9 +93,20 @@ impl PageHeap {
         warm: HugeRanges::new(true),
         cold: HugeRanges::new(false),
         units: UnitPool { next: 1, free: [0; UnitPool::KINDS] },
-        policy: Policy { thp: Thp::Never, thp_after_bytes: 0, os_page_bytes: PAGE_BYTES, frugal: false },
+        policy: Policy {
+            thp: Thp::Never,
+            thp_after_bytes: 0,
+            os_page_bytes: PAGE_BYTES,
+            frugal: false,
+        },
         filler_low_pages: 0,
-        counts: Counts { in_use_pages: 0, spans: 0, large_blocks: 0, returned_pages: 0, advised: 0 },
+        counts: Counts {
+            in_use_pages: 0,
+            spans: 0,
+            large_blocks: 0,
+            returned_pages: 0,
+            advised: 0,
+        },
     };
 
     /// Lays out the address space; false when there is none.
@@ -259,7 +272,9 @@ impl PageHeap {
     pub fn cool(&mut self, most: u32) -> u32 {
         let mut done = 0;
         while done < most {
-            let Some((first, len)) = self.warm.take_any(&mut self.table, most - done) else { break };
+            let Some((first, len)) = self.warm.take_any(&mut self.table, most - done) else {
+                break;
+            };
             // SAFETY: free memory of ours.
             let result = unsafe {
                 sys::madvise(huge_addr(first), (len as usize) << HUGE_SHIFT, libc::MADV_DONTNEED)
@@ -379,7 +394,8 @@ impl PageHeap {
 
     pub fn sizes(&self) -> Sizes {
         let s = &self.space;
-        let filler_free = (self.filler.hugepages * PAGES_PER_HUGE - self.filler.used_pages) as usize;
+        let filler_free =
+            (self.filler.hugepages * PAGES_PER_HUGE - self.filler.used_pages) as usize;
         let free_pages = self.filler.free_dirty_pages as usize;
         let warm = (self.warm.total as usize) << HUGE_SHIFT;
         Sizes {

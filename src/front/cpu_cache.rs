@@ -376,7 +376,14 @@ impl Slab {
     }
 
     /// Gives a class a longer array, with its objects; false if that cannot be.
-    fn move_array(&mut self, access: &Access, cid: Cid, class: ClassId, info: &ClassInfo, slots: usize) -> bool {
+    fn move_array(
+        &mut self,
+        access: &Access,
+        cid: Cid,
+        class: ClassId,
+        info: &ClassInfo,
+        slots: usize,
+    ) -> bool {
         // Twice what is needed, so that every second growth only moves a limit.
         let array = (slots * 2).next_multiple_of(8).min(info.slots_max as usize).max(slots);
         let begin = self.next_slot;
@@ -392,7 +399,8 @@ impl Slab {
         let old = *self.class(class);
         let from = old.begin_addr(cid);
         let count = if old.array == 0 { 0 } else { (header.cur.load(Relaxed) as usize - from) / 8 };
-        let new = ClassSlots { begin: begin as u16, array: array as u16, slots: slots as u16, ..old };
+        let new =
+            ClassSlots { begin: begin as u16, array: array as u16, slots: slots as u16, ..old };
         let to = new.begin_addr(cid);
         // SAFETY: both arrays are the slab's, apart, and long enough.
         unsafe { core::ptr::copy_nonoverlapping(from as *const usize, to as *mut usize, count) };
@@ -405,7 +413,14 @@ impl Slab {
     }
 
     /// Makes `used_bytes + more` fit the budget: raises it, or steals.
-    fn find_room(&mut self, process: &Process, access: &Access, cid: Cid, class: ClassId, more: usize) -> bool {
+    fn find_room(
+        &mut self,
+        process: &Process,
+        access: &Access,
+        cid: Cid,
+        class: ClassId,
+        more: usize,
+    ) -> bool {
         if self.used_bytes + more <= self.budget_bytes {
             return true;
         }
@@ -471,7 +486,8 @@ impl Slab {
         }
         // Quiet, as in `move_array`.
         let old = *self.class(class);
-        self.used_bytes -= (old.slots - slots) as usize * size_class::info(class).size_bytes as usize;
+        self.used_bytes -=
+            (old.slots - slots) as usize * size_class::info(class).size_bytes as usize;
         let new = ClassSlots { slots, batch: 0, ..old };
         *self.class(class) = new;
         let end = new.begin_addr(cid) + slots as usize * 8;
@@ -506,7 +522,8 @@ impl Slab {
         let end = (self.next_slot as usize * 8).next_multiple_of(page).min(slab::SLAB_BYTES);
         if first < end {
             // SAFETY: slots of a stopped slab; no object is in them any more.
-            let _ = unsafe { sys::madvise(slab_addr(cid) + first, end - first, libc::MADV_DONTNEED) };
+            let _ =
+                unsafe { sys::madvise(slab_addr(cid) + first, end - first, libc::MADV_DONTNEED) };
         }
     }
 
@@ -523,9 +540,8 @@ impl Slab {
 
     /// Changes when any class's top has moved.
     pub fn tops(&self, cid: Cid) -> u64 {
-        ClassId::all().fold(0, |sum, class| {
-            sum.rotate_left(7) ^ header(cid, class).cur.load(Relaxed)
-        })
+        ClassId::all()
+            .fold(0, |sum, class| sum.rotate_left(7) ^ header(cid, class).cur.load(Relaxed))
     }
 }
 

@@ -144,7 +144,9 @@ fn choose(config: &Config, kernel: &KernelRseq) -> (Index, Registration, &'stati
             return locked("CIDALLOC_RSEQ=own, but the C library has registered rseq already");
         }
         (_, Some(_)) => Registration::Libc,
-        (RseqChoice::Libc, None) => return locked("CIDALLOC_RSEQ=libc, but the C library has none"),
+        (RseqChoice::Libc, None) => {
+            return locked("CIDALLOC_RSEQ=libc, but the C library has none");
+        }
         (_, None) => {
             // SAFETY: this thread's words; nothing else runs on them now.
             let words = unsafe { &mut *thread::words() };

@@ -89,7 +89,12 @@ pub unsafe fn push(class_at: usize, object: usize) -> bool {
 /// # Safety
 /// `words` are this thread's, whose state is `Sections`; `slabs` the base.
 #[inline(never)]
-pub unsafe fn pop_batch(words: &ThreadWords, slabs: usize, class_at: usize, out: &mut [usize]) -> usize {
+pub unsafe fn pop_batch(
+    words: &ThreadWords,
+    slabs: usize,
+    class_at: usize,
+    out: &mut [usize],
+) -> usize {
     if out.is_empty() {
         return 0;
     }
@@ -125,7 +130,12 @@ pub unsafe fn pop_batch(words: &ThreadWords, slabs: usize, class_at: usize, out:
 /// # Safety
 /// As [`pop_batch`]; the objects are blocks of the class, the caller's to give up.
 #[inline(never)]
-pub unsafe fn push_batch(words: &ThreadWords, slabs: usize, class_at: usize, objects: &[usize]) -> usize {
+pub unsafe fn push_batch(
+    words: &ThreadWords,
+    slabs: usize,
+    class_at: usize,
+    objects: &[usize],
+) -> usize {
     if objects.is_empty() {
         return 0;
     }

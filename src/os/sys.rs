@@ -56,7 +56,12 @@ pub const MAP_FIXED_NOREPLACE: c_int = 0x10_0000;
 ///
 /// # Safety
 /// With MAP_FIXED the range must be the caller's own.
-pub unsafe fn mmap(addr: usize, len_bytes: usize, prot: c_int, flags: c_int) -> Result<usize, Errno> {
+pub unsafe fn mmap(
+    addr: usize,
+    len_bytes: usize,
+    prot: c_int,
+    flags: c_int,
+) -> Result<usize, Errno> {
     let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     // SAFETY: the caller's duty.
     unsafe { syscall!(libc::SYS_mmap, addr, len_bytes, prot, flags, usize::MAX, 0) }
@@ -96,7 +101,12 @@ pub unsafe fn mremap_move(from: usize, to: usize, len_bytes: usize) -> Result<us
 
 /// # Safety
 /// `area` stays valid until it is unregistered or the thread ends.
-pub unsafe fn rseq(area: usize, len_bytes: u32, flags: c_int, signature: u32) -> Result<usize, Errno> {
+pub unsafe fn rseq(
+    area: usize,
+    len_bytes: u32,
+    flags: c_int,
+    signature: u32,
+) -> Result<usize, Errno> {
     // SAFETY: the caller's duty.
     unsafe { syscall!(libc::SYS_rseq, area, len_bytes, flags, signature) }
 }
@@ -173,9 +183,7 @@ pub fn close(fd: i32) {
 pub fn now_ms() -> u64 {
     let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel fills `t`.
-    let _ = unsafe {
-        syscall!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC_COARSE, &raw mut t)
-    };
+    let _ = unsafe { syscall!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC_COARSE, &raw mut t) };
     t.tv_sec as u64 * 1000 + t.tv_nsec as u64 / 1_000_000
 }
 
@@ -200,9 +208,8 @@ pub fn random(buffer: &mut [u8]) -> bool {
 pub fn cpus_allowed() -> u32 {
     let mut mask = [0u64; 128];
     // SAFETY: the kernel writes at most the mask's size.
-    let got = unsafe {
-        syscall!(libc::SYS_sched_getaffinity, 0, size_of_val(&mask), mask.as_mut_ptr())
-    };
+    let got =
+        unsafe { syscall!(libc::SYS_sched_getaffinity, 0, size_of_val(&mask), mask.as_mut_ptr()) };
     match got {
         Ok(_) => mask.iter().map(|w| w.count_ones()).sum::<u32>().max(1),
         Err(_) => 1,

@@ -215,11 +215,8 @@ impl Stats {
             let span = info(ClassId(c.class as u8)).span_pages().bytes() as u64;
             (u64::from(c.spans) * span, c.live() * u64::from(c.size_bytes))
         };
-        let (in_spans, small) = self
-            .classes
-            .iter()
-            .map(of_class)
-            .fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+        let (in_spans, small) =
+            self.classes.iter().map(of_class).fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
         self.live_bytes = small + in_use.saturating_sub(in_spans);
     }
 
@@ -285,7 +282,14 @@ impl Stats {
             writeln!(
                 out,
                 "{:5} {:8} {:8} {:8} {:8} {:8} {:8} {:8}",
-                c.class, c.size_bytes, c.spans, c.objects, c.live(), c.central_free, c.transfer, c.cached
+                c.class,
+                c.size_bytes,
+                c.spans,
+                c.objects,
+                c.live(),
+                c.central_free,
+                c.transfer,
+                c.cached
             )?;
         }
         Ok(())

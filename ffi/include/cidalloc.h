@@ -1,0 +1,130 @@
+/*
+ * cidalloc.h - what libcidalloc offers a C or C++ program beyond <stdlib.h> and <malloc.h>.
+ *
+ * A program needs no header to run on cidalloc: linked with -lcidalloc, or started with LD_PRELOAD=libcidalloc.so or
+ * `cidalloc run`, its malloc, free, calloc, realloc, reallocarray, aligned_alloc, posix_memalign, memalign, valloc,
+ * pvalloc, malloc_usable_size, malloc_trim, mallinfo, mallinfo2, mallopt, malloc_stats, malloc_info and every
+ * operator new and delete are cidalloc's. This header declares the functions that the C library may lack, and
+ * documents the options and the statistics.
+ *
+ * Alignment: a block of up to 8 bytes is aligned to 8 bytes, any other block to 16 or more.
+ * Size 0: malloc(0) returns a block of its own, to be freed like any other; realloc(p, 0) frees p and returns NULL.
+ * Sizes above PTRDIFF_MAX fail with ENOMEM.
+ * free and its kin leave errno alone.
+ *
+ * Misuse: a pointer that cidalloc never returned, one into the middle of a block, or one already freed ends the
+ * process where a slow path meets it, with one line on stderr
+ *     cidalloc: FAULT 0xPOINTER
+ * and SIGABRT. The fast paths check nothing.
+ *
+ *
+ * OPTIONS, read from the environment once, when the process makes its first allocation. An unknown name or a value
+ * out of range is reported on stderr and ignored. `cidalloc run --help` lists all of them with their ranges.
+ *
+ *   CIDALLOC_STATS=1          print the statistics to stderr at exit
+ *   CIDALLOC_STATS=json:PATH  write them as JSON to PATH at exit; %p in PATH becomes the process id
+ *   CIDALLOC_COUNT=1          count every allocation and free exactly; slower
+ *   CIDALLOC_RSEQ=WHICH       auto: whichever registration of restartable sequences can be had (default)
+ *                             libc: only the C library's; own: only cidalloc's; off: none, locks instead
+ *   CIDALLOC_INDEX=WHICH      what picks a thread's cache. auto: the best the kernel offers (default);
+ *                             mm_cid, cpu_id: an id kept by rseq; shard: none kept by rseq, locks instead
+ *   CIDALLOC_SLAB_BYTES=BYTES what one cache may keep at the most
+ *   CIDALLOC_DECAY_MS=MS      time after which free memory that stays unused goes back to the kernel
+ *   CIDALLOC_THP=0            never ask the kernel for transparent hugepages
+ *   CIDALLOC_THP_AFTER=BYTES  the heap size from which on hugepages are asked for
+ *
+ *
+ * STATISTICS, the fields of the JSON object. "bytes" and "count" are integers.
+ *
+ *   version              text   of the library
+ *   pid                  count  process id
+ *   mode                 text   "rseq": caches are changed in restartable sequences; "locked": under locks
+ *   index                text   "mm_cid", "cpu_id" or "shard": what picks a thread's cache
+ *   registration         text   "libc", "own" or "none": who registered rseq
+ *   reason               text   why the mode or the index is not the best there is; empty if it is
+ *   rseq_size            bytes  registered length of struct rseq
+ *   live_bytes           bytes  in blocks that the program holds
+ *   peak_bytes           bytes  the most that spans and large blocks ever took, free blocks in them included
+ *   allocations          count  blocks handed out; null unless CIDALLOC_COUNT=1
+ *   frees                count  blocks taken back; null unless CIDALLOC_COUNT=1
+ *   cid_bytes            bytes  in free blocks cached per cid
+ *   transfer_bytes       bytes  in free blocks in the transfer caches
+ *   central_bytes        bytes  in free blocks on the central free lists
+ *   page_free_bytes      bytes  in free pages that are kept
+ *   page_returned_bytes  bytes  in free pages whose memory was given back to the kernel
+ *   metadata_bytes       bytes  used by the allocator for itself
+ *   mapped_bytes         bytes  obtained from the kernel and not given back
+ *   cids_in_use          count  caches in use
+ *   refills              count  batches taken into a cid's cache
+ *   overflows            count  batches taken out of a full one
+ *   central_locks        count  acquisitions of a central free list's lock
+ *   lock_waits           count  acquisitions of any lock that had to wait
+ *   stops                count  times another cid was stopped to take its blocks
+ *   hugepages            count  2 MiB units of address space that hold spans or blocks
+ *   hugepages_advised    count  times the kernel was asked to back such a unit by a hugepage
+ *   spans                count  runs of pages that hold blocks of one class
+ *   large_blocks         count  live blocks above the largest class
+ *   threads_taken_in     count  threads that have used a cache
+ *   classes              list   of one object for each size class that was used:
+ *     class              count  number of the class
+ *     size               bytes  of a block
+ *     spans              count  spans of the class
+ *     objects            count  blocks in these spans
+ *     central_free       count  free blocks on the central free list
+ *     transfer           count  free blocks in the transfer cache
+ *     cached             count  free blocks in the cids' caches
+ */
+#ifndef CIDALLOC_H
+#define CIDALLOC_H
+
+#include <stddef.h>
+#include <stdlib.h>
+
+/* The C library declares some of these functions in some of its versions, in C++ as functions that throw nothing;
+ * a second declaration has to agree. */
+#if !defined(__cplusplus)
+#define CIDALLOC_NOTHROW
+#elif defined(__THROW)
+#define CIDALLOC_NOTHROW __THROW
+#elif __cplusplus >= 201103L
+#define CIDALLOC_NOTHROW noexcept
+#else
+#define CIDALLOC_NOTHROW throw()
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* C23's frees with the size told, which spares looking it up. `size` is the size asked for of malloc, calloc or
+ * realloc; `alignment` and `size` are those asked for of aligned_alloc. A null pointer is allowed. Anything else
+ * is undefined, as in the standard. */
+#if !defined(__STDC_VERSION_STDLIB_H__) || __STDC_VERSION_STDLIB_H__ < 202311L
+void free_sized(void *pointer, size_t size) CIDALLOC_NOTHROW;
+void free_aligned_sized(void *pointer, size_t alignment, size_t size) CIDALLOC_NOTHROW;
+#endif
+
+/* free under the name of old programs. */
+void cfree(void *pointer) CIDALLOC_NOTHROW;
+
+/* Flags of sdallocx and nallocx, with jemalloc's values: an alignment, as a power of two or as its logarithm.
+ * Other flags are ignored. */
+#ifndef MALLOCX_LG_ALIGN
+#define MALLOCX_LG_ALIGN(lg) ((int)(lg))
+#endif
+#ifndef MALLOCX_ALIGN
+#define MALLOCX_ALIGN(alignment) ((int)__builtin_ctzl((unsigned long)(alignment)))
+#endif
+
+/* Frees `pointer`, allocated with `size` bytes and, if flags tell one, that alignment. Not for a null pointer. */
+void sdallocx(void *pointer, size_t size, int flags) CIDALLOC_NOTHROW;
+
+/* Returns the malloc_usable_size of a block allocated with `size` bytes and the flags' alignment, without allocating
+ * one; 0 if no such block can exist. */
+size_t nallocx(size_t size, int flags) CIDALLOC_NOTHROW;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
