@@ -37,7 +37,6 @@ pub enum Registration {
 
 #[derive(Debug)]
 pub struct Process {
-    pub machine: Machine,
     pub config: Config,
     pub kernel: KernelRseq,
     pub index: Index,
@@ -109,7 +108,7 @@ fn start() -> Option<Process> {
         _ => SPARE_SHARDS,
     };
     let cids = if index == Index::Shard { 0 } else { machine.cpus_possible };
-    let process = Process { machine, config, kernel, index, registration, reason, cids, shards };
+    let process = Process { config, kernel, index, registration, reason, cids, shards };
     map_slabs(process.slabs())?;
     transfer_cache::start();
     Some(process)
