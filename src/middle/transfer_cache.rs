@@ -23,6 +23,7 @@ const KEEP_BYTES: usize = 512 << 10;
 /// that overflows a few times needs no transfer cache.
 const PATIENCE: u32 = 4;
 
+/// Invariant: `low <= len <= room`, and `room` is within the class's slots.
 #[derive(Debug)]
 pub struct Transfer {
     len: usize,
@@ -98,40 +99,38 @@ pub fn give(class: ClassId, objects: &[usize]) -> usize {
     count
 }
 
-/// Sends home half of what nobody has needed since the last call.
+/// Sends home half of what nobody has needed since the last call, and gives up
+/// the room for it.
 pub fn release_idle(class: ClassId) {
-    let mut batch = [0; BATCH_OBJECTS];
-    let mut excess = {
-        let mut cache = of(class).lock();
-        let idle = cache.low;
-        cache.room -= idle / 2;
-        cache.low = cache.len - idle / 2;
-        idle / 2
-    };
-    while excess > 0 {
-        let wanted = excess.min(batch.len());
-        let Some(part) = batch.get_mut(..wanted) else { break };
-        let got = take(class, part);
-        if got == 0 {
-            break;
-        }
-        central_free_list::give(class, batch.get_mut(..got).unwrap_or_default());
-        excess -= got;
-    }
+    let idle = of(class).lock().low / 2;
+    let sent = send_home(class, idle);
+    let mut cache = of(class).lock();
+    cache.room = (cache.room - sent).max(cache.len);
+    cache.low = cache.len;
 }
 
-/// Sends everything home.
+/// Sends everything home, and gives up all room.
 pub fn release_all(class: ClassId) {
+    send_home(class, usize::MAX);
+    let mut cache = of(class).lock();
+    cache.room = cache.len;
+    cache.low = cache.len;
+}
+
+/// Sends up to `most` objects home; how many.
+fn send_home(class: ClassId, most: usize) -> usize {
     let mut batch = [0; BATCH_OBJECTS];
-    loop {
-        let got = take(class, &mut batch);
+    let mut sent = 0;
+    while sent < most {
+        let wanted = (most - sent).min(batch.len());
+        let got = take(class, batch.get_mut(..wanted).unwrap_or_default());
         if got == 0 {
             break;
         }
         central_free_list::give(class, batch.get_mut(..got).unwrap_or_default());
+        sent += got;
     }
-    let mut cache = of(class).lock();
-    cache.room = cache.len;
+    sent
 }
 
 impl Transfer {

@@ -1,0 +1,5 @@
+//! jaq as it is: the reference output.
+
+fn main() {
+    rebuilt::main();
+}
