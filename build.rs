@@ -73,9 +73,7 @@ fn span_pages(size: usize) -> usize {
     (least..=32.max(least))
         .find(|&p| fits(p).0 <= 1.0 / 32.0 && fits(p).1 >= enough)
         .unwrap_or_else(|| {
-            (least..=32.max(least))
-                .min_by(|&a, &b| fits(a).0.total_cmp(&fits(b).0))
-                .unwrap()
+            (least..=32.max(least)).min_by(|&a, &b| fits(a).0.total_cmp(&fits(b).0)).unwrap()
         })
 }
 

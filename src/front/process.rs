@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::back::page_heap::PAGE_HEAP;
-use crate::config::{Config, IndexChoice, RseqChoice};
+use crate::config::{Config, IndexChoice, RseqChoice, StatsChoice};
 use crate::front::slab::{SLAB_BYTES, SLABS};
 use crate::front::{cpu_cache, take_in};
 use crate::middle::transfer_cache;
@@ -43,6 +43,8 @@ pub struct Process {
     pub registration: Registration,
     /// Why the index or the registration is not the best there is; else empty.
     pub reason: &'static str,
+    /// Where statistics go as text: programs may close stderr before they end.
+    pub stderr: i32,
     /// Slabs indexed by id: ids are below this.
     pub cids: u32,
     /// Slabs behind locks, after those.
@@ -108,7 +110,11 @@ fn start() -> Option<Process> {
         _ => SPARE_SHARDS,
     };
     let cids = if index == Index::Shard { 0 } else { machine.cpus_possible };
-    let process = Process { config, kernel, index, registration, reason, cids, shards };
+    let stderr = match config.stats {
+        StatsChoice::Text => sys::duplicate(2).unwrap_or(2),
+        _ => 2,
+    };
+    let process = Process { config, kernel, index, registration, reason, stderr, cids, shards };
     map_slabs(process.slabs())?;
     transfer_cache::start();
     Some(process)

@@ -105,7 +105,8 @@ pub fn release_idle(class: ClassId) {
     let idle = of(class).lock().low / 2;
     let sent = send_home(class, idle);
     let mut cache = of(class).lock();
-    cache.room = (cache.room - sent).max(cache.len);
+    // Another release may have given the room up already.
+    cache.room = cache.room.saturating_sub(sent).max(cache.len);
     cache.low = cache.len;
 }
 

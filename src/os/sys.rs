@@ -174,6 +174,12 @@ pub fn write(fd: i32, bytes: &[u8]) -> Result<usize, Errno> {
     unsafe { syscall!(libc::SYS_write, fd, bytes.as_ptr(), bytes.len()) }
 }
 
+/// A copy of a descriptor, numbered 100 or above and closed on exec.
+pub fn duplicate(fd: i32) -> Result<i32, Errno> {
+    // SAFETY: makes a descriptor of our own.
+    unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, 100) }.map(|fd| fd as i32)
+}
+
 pub fn close(fd: i32) {
     // SAFETY: the caller's descriptor.
     let _ = unsafe { syscall!(libc::SYS_close, fd) };

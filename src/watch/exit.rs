@@ -16,7 +16,7 @@ extern "C" fn report() {
     let Some(process) = process::peek() else { return };
     match process.config.stats {
         StatsChoice::Off => {}
-        StatsChoice::Text => Stats::collect().write_text(2),
+        StatsChoice::Text => Stats::collect().write_text(process.stderr),
         StatsChoice::Json => {
             let mut path = [0; 600];
             let Some(path) = expand(&process.config, &mut path) else { return };

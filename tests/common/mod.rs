@@ -72,7 +72,10 @@ pub fn preload(command: &mut Command) -> &mut Command {
 
 /// Runs the command to its end, its input empty, its output collected.
 pub fn run(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}", shown(command)))
 }
 
 /// Runs the command and returns what it wrote to stdout; any failure fails the test, with all the
@@ -81,7 +84,8 @@ pub fn run_ok(command: &mut Command) -> String {
     let output = run(command);
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{stdout}{stderr}", output.status);
+    let command = shown(command);
+    assert!(output.status.success(), "{command}: {}\n{stdout}{stderr}", output.status);
     stdout
 }
 
@@ -111,9 +115,18 @@ pub fn compiler(cpp: bool) -> Command {
         .cargo_warnings(false)
         .try_get_compiler()
         .expect("a compiler is installed");
-    let mut command = tool.to_command();
-    command.env_remove("LD_PRELOAD");
-    command
+    let mut compiler = command(tool.path());
+    compiler.args(tool.args());
+    compiler
+}
+
+/// What is set for the command, the program and its arguments, for a report.
+pub fn shown(command: &Command) -> String {
+    let set = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let set =
+        set.map(|(name, value)| format!("{}={}", name.to_string_lossy(), value.to_string_lossy()));
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    set.chain(words.map(|word| word.to_string_lossy().into_owned())).collect::<Vec<_>>().join(" ")
 }
 
 /// A file of the repository.
