@@ -98,6 +98,7 @@ pub unsafe fn free_class(class: ClassId, ptr: *mut u8) {
 #[inline(never)]
 pub fn allocate_slow(class: ClassId, size: usize) -> *mut u8 {
     let Some(process) = process::get() else { return null_mut() };
+    crate::fork::install();
     counters::count_allocation(process);
     if class == ClassId::NONE {
         heartbeat::count_large(process);

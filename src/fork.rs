@@ -13,6 +13,8 @@ use crate::front::{process, take_in};
 use crate::middle::{central_free_list, transfer_cache};
 use crate::os::thread;
 use crate::units::{Cid, ClassId};
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
 
 unsafe extern "C" {
     fn pthread_atfork(
@@ -22,15 +24,17 @@ unsafe extern "C" {
     ) -> core::ffi::c_int;
 }
 
-extern "C" fn install() {
-    // SAFETY: registers three functions. It may allocate, which is fine here: a
-    // constructor runs after the C library is up.
-    unsafe { pthread_atfork(prepare, parent, child) };
+/// Registers the handlers, once; called at a thread's first slow path.
+///
+/// That is before the constructors of other libraries: their handlers, which
+/// may allocate, then run before ours takes the locks, and after they are free.
+pub fn install() {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if !DONE.swap(true, Relaxed) {
+        // SAFETY: registers three functions. It may allocate, which works here.
+        unsafe { pthread_atfork(prepare, parent, child) };
+    }
 }
-
-#[used]
-#[unsafe(link_section = ".init_array")]
-static INSTALL: extern "C" fn() = install;
 
 extern "C" fn prepare() {
     let Some(process) = process::get() else { return };

@@ -12,8 +12,9 @@ use core_alloc::{alloc, diagnosis, heap};
 /// `std::nothrow_t`, of which only the type matters.
 type Nothrow = *const c_void;
 
-/// What operator new aligns to where nothing is said.
-const DEFAULT_ALIGN: usize = 16;
+/// For operator new without an alignment: the class follows from the size alone,
+/// as in a sized delete, and is aligned as malloc aligns.
+const DEFAULT_ALIGN: usize = 1;
 
 unsafe extern "C-unwind" {
     fn cidalloc_new_slow(size: usize, align: usize) -> *mut c_void;
@@ -25,9 +26,6 @@ unsafe extern "C" {
 /// Memory for C++; null when there is none.
 #[unsafe(no_mangle)]
 extern "C" fn cidalloc_allocate_for_new(size: usize, align: usize) -> *mut c_void {
-    if align <= DEFAULT_ALIGN {
-        return heap::allocate(size).cast();
-    }
     if !align.is_power_of_two() {
         return malloc::fail(libc::EINVAL);
     }

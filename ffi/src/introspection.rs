@@ -5,9 +5,9 @@ use core::fmt::{self, Write};
 use core_alloc::heap;
 use core_alloc::heap::stats::Stats;
 
-/// glibc's `struct mallinfo2`: `uordblks` is what the application holds,
-/// `fordblks` what is free inside the allocator, `arena` both and `hblks` and
-/// `hblkhd` large blocks.
+/// glibc's `struct mallinfo2`: `uordblks` is what the application holds in small
+/// blocks, `fordblks` what is free inside the allocator, `arena` both together;
+/// `hblks` and `hblkhd` are the large blocks.
 #[derive(Default)]
 #[repr(C)]
 pub struct Mallinfo2 {
@@ -29,15 +29,17 @@ pub extern "C" fn mallinfo2() -> Mallinfo2 {
     let cached = s.cid_bytes + s.transfer_bytes;
     let free = cached + s.central_bytes + s.page_free_bytes;
     let small: u64 = s.classes.iter().map(|c| c.live() * u64::from(c.size_bytes)).sum();
+    let large = s.live_bytes.saturating_sub(small);
+    let live = s.live_bytes - large;
     Mallinfo2 {
-        arena: (s.live_bytes + free) as usize,
+        arena: (live + free) as usize,
         ordblks: s.classes.iter().map(|c| c.central_free as usize).sum(),
         smblks: s.classes.iter().map(|c| (c.cached + c.transfer) as usize).sum(),
         hblks: s.large_blocks as usize,
-        hblkhd: s.live_bytes.saturating_sub(small) as usize,
+        hblkhd: large as usize,
         usmblks: 0,
         fsmblks: cached as usize,
-        uordblks: s.live_bytes as usize,
+        uordblks: live as usize,
         fordblks: free as usize,
         keepcost: s.page_free_bytes as usize,
     }
@@ -57,15 +59,18 @@ pub extern "C" fn mallinfo() -> Mallinfo {
     Mallinfo(all.map(|n| n as c_int))
 }
 
-/// glibc's parameters are known and change nothing: the allocator adapts.
-/// Returns 1 for them, 0 for anything else.
+/// glibc's tuning parameters are known and change nothing: the allocator adapts.
+/// Returns 1 for them, 0 for M_PERTURB, which asks for an effect, and for
+/// anything unknown.
 #[unsafe(no_mangle)]
 pub extern "C" fn mallopt(parameter: c_int, value: c_int) -> c_int {
     const M_MXFAST: c_int = 1;
     const M_MXFAST_MOST: c_int = 80 * size_of::<usize>() as c_int / 4;
-    // M_ARENA_MAX to M_TRIM_THRESHOLD.
+    const M_PERTURB: c_int = -6;
     let known = match parameter {
         M_MXFAST => (0..=M_MXFAST_MOST).contains(&value),
+        M_PERTURB => false,
+        // M_ARENA_MAX to M_TRIM_THRESHOLD.
         -8..=-1 => true,
         _ => false,
     };

@@ -20,15 +20,25 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
     unsafe { libc::abort() }
 }
 
-// Objects of `core` name the personality of unwinding, which a library that
-// aborts on panic never calls. Weak and hidden: a Rust program's own wins.
-core::arch::global_asm!(
-    ".pushsection .text.rust_eh_personality,\"ax\",@progbits",
-    ".weak rust_eh_personality",
-    ".hidden rust_eh_personality",
-    ".type rust_eh_personality, @function",
-    "rust_eh_personality:",
-    ".long 0",
-    ".size rust_eh_personality, .-rust_eh_personality",
-    ".popsection",
-);
+// Frames of this library that an exception of operator new passes through name
+// the personality of unwinding. They have nothing to clean up: it says "go on"
+// (_URC_CONTINUE_UNWIND, 8). Weak and hidden: a Rust program's own wins.
+macro_rules! personality {
+    ($($instruction:literal),*) => {
+        core::arch::global_asm!(
+            ".pushsection .text.rust_eh_personality,\"ax\",@progbits",
+            ".balign 16",
+            ".weak rust_eh_personality",
+            ".hidden rust_eh_personality",
+            ".type rust_eh_personality, @function",
+            "rust_eh_personality:",
+            $($instruction,)*
+            ".size rust_eh_personality, .-rust_eh_personality",
+            ".popsection",
+        );
+    };
+}
+#[cfg(target_arch = "x86_64")]
+personality!("mov eax, 8", "ret");
+#[cfg(target_arch = "aarch64")]
+personality!("mov w0, #8", "ret");

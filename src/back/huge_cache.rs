@@ -88,11 +88,16 @@ impl HugeRanges {
         None
     }
 
+    /// Whether the hugepages `[first, first + len)` are free and of this kind.
+    pub fn has(&self, table: &mut HugeTable, first: HugeId, len: u32) -> bool {
+        (first.0..first.0 + len).all(|id| self.is_ours(table, id))
+    }
+
     /// Takes the hugepages `[first, first + len)` if they are free and of this
     /// kind; whether that was so.
     pub fn take_at(&mut self, table: &mut HugeTable, first: HugeId, len: u32) -> bool {
         let end = first.0 + len;
-        if len == 0 || end > table.count || (first.0..end).any(|id| !self.is_ours(table, id)) {
+        if len == 0 || end > table.count || !self.has(table, first, len) {
             return false;
         }
         // The range starts here or before: heads carry the length, as do tails.
@@ -161,5 +166,117 @@ impl HugeRanges {
         // Inner boundaries of what becomes one range must not look like ends.
         table.at(first + len - 1).range_len = 0;
         table.at(first).range_len = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(unsafe_code)]
+
+    use super::*;
+    use crate::back::huge_page::{HugePage, PageSet};
+    use std::vec::Vec;
+
+    const COUNT: u32 = 200;
+
+    fn random(state: &mut u64) -> u32 {
+        *state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (*state >> 33) as u32
+    }
+
+    fn absent() -> HugePage {
+        HugePage {
+            used: PageSet::EMPTY,
+            dirty: PageSet::EMPTY,
+            next: 0,
+            prev: 0,
+            state: HugeState::Absent,
+            advice: crate::back::huge_page::Advice::Nothing,
+            warm: false,
+            longest: 0,
+            range_len: 0,
+        }
+    }
+
+    /// Every range in the lists is maximal, where the model says, and found once.
+    fn check(ranges: &HugeRanges, table: &mut HugeTable, free: &[Option<bool>]) {
+        let mut seen = [false; COUNT as usize];
+        for (bin, &head) in ranges.heads.iter().enumerate() {
+            let (mut id, mut before) = (head, NIL);
+            while id != NIL {
+                let (len, next, prev) = {
+                    let page = table.at(id);
+                    (page.range_len, page.next, page.prev)
+                };
+                assert_eq!((bin_of(len), prev), (bin, before));
+                assert_eq!(table.at(id + len - 1).range_len, len);
+                for i in id..id + len {
+                    assert_eq!(free[i as usize], Some(ranges.warm));
+                    assert!(!core::mem::replace(&mut seen[i as usize], true));
+                }
+                let ours = |i: u32| free.get(i as usize) == Some(&Some(ranges.warm));
+                assert!((id == 0 || !ours(id - 1)) && !ours(id + len));
+                (before, id) = (id, next);
+            }
+        }
+        let total = free.iter().filter(|f| **f == Some(ranges.warm)).count();
+        assert_eq!(seen.iter().filter(|s| **s).count(), total);
+        assert_eq!(ranges.total as usize, total);
+    }
+
+    #[test]
+    fn ranges_agree_with_a_list_of_free_hugepages() {
+        let mut pages: Vec<HugePage> = (0..COUNT).map(|_| absent()).collect();
+        // SAFETY: the vector outlives the table.
+        let mut table = unsafe { HugeTable::new(pages.as_mut_ptr(), COUNT) };
+        let mut sets = [HugeRanges::new(false), HugeRanges::new(true)];
+        // None: not in a range; else whether it is warm.
+        let mut free = [None; COUNT as usize];
+        sets[0].put(&mut table, HugeId(0), COUNT);
+        free.fill(Some(false));
+        let mut seed = 7;
+        for _ in 0..4_000 {
+            let warm = random(&mut seed) % 2 == 1;
+            let set = &mut sets[usize::from(warm)];
+            let len = 1 + random(&mut seed) % 12;
+            let at = random(&mut seed) % COUNT;
+            let fits = |first: u32, len: u32| {
+                (first..first + len).all(|i| free.get(i as usize) == Some(&Some(warm)))
+            };
+            let taken = match random(&mut seed) % 5 {
+                0 => {
+                    let taken = set.take(&mut table, len);
+                    // With this few ranges the looks in a bin find any that fits.
+                    assert_eq!(taken.is_some(), (0..COUNT).any(|i| fits(i, len)));
+                    taken.map(|first| (first.0, len))
+                }
+                1 => {
+                    let done = set.take_at(&mut table, HugeId(at), len);
+                    assert_eq!(done, fits(at, len));
+                    done.then_some((at, len))
+                }
+                2 => {
+                    let taken = set.take_any(&mut table, len);
+                    assert_eq!(taken.is_some(), free.contains(&Some(warm)));
+                    taken.map(|(first, len)| (first.0, len))
+                }
+                _ => {
+                    let len = (at..COUNT).take_while(|i| free[*i as usize].is_none()).count();
+                    let len = (len as u32).min(1 + random(&mut seed) % 12);
+                    if len > 0 {
+                        set.put(&mut table, HugeId(at), len);
+                        free[at as usize..(at + len) as usize].fill(Some(warm));
+                    }
+                    None
+                }
+            };
+            if let Some((first, len)) = taken {
+                for slot in &mut free[first as usize..(first + len) as usize] {
+                    assert_eq!(slot.take(), Some(warm));
+                }
+            }
+            check(&sets[0], &mut table, &free);
+            check(&sets[1], &mut table, &free);
+        }
     }
 }

@@ -129,11 +129,6 @@ impl HugeFiller {
         page.dirty.remove(first, len);
     }
 
-    /// Says of used pages that their contents have moved away.
-    pub fn clean_used(&mut self, table: &mut HugeTable, first: PageId, len: u32) {
-        table.at(first.huge().0).dirty.remove(first.within(), len);
-    }
-
     /// The hugepages with the most room first, for subrelease: calls `f` with
     /// each until it returns false.
     pub fn each_sparse(
@@ -209,6 +204,158 @@ impl HugeFiller {
             if let Some(word) = self.occupied.get_mut(list as usize / 64) {
                 *word &= !(1 << (list % 64));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(unsafe_code)]
+
+    use super::*;
+    use crate::back::huge_page::{Advice, PageSet};
+    use std::vec::Vec;
+
+    const COUNT: u32 = 6;
+    const PER: u32 = PAGES_PER_HUGE;
+
+    fn random(state: &mut u64) -> u32 {
+        *state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (*state >> 33) as u32
+    }
+
+    /// Per page: the run it is in, and whether it was written since it was zero.
+    #[derive(Clone, Copy, Default)]
+    struct Model {
+        run: u32,
+        dirty: bool,
+    }
+
+    fn check(filler: &HugeFiller, table: &mut HugeTable, model: &[Model], held: &[bool]) {
+        let pages = |id: u32| &model[(id * PER) as usize..((id + 1) * PER) as usize];
+        let in_filler = || (0..COUNT).filter(|id| held[*id as usize]);
+        let count = |f: fn(&Model) -> bool| -> u32 {
+            in_filler().map(|id| pages(id).iter().filter(|p| f(p)).count() as u32).sum()
+        };
+        assert_eq!(filler.hugepages, in_filler().count() as u32);
+        assert_eq!(filler.used_pages, count(|p| p.run != 0));
+        assert_eq!(filler.free_dirty_pages, count(|p| p.run == 0 && p.dirty));
+        for id in in_filler() {
+            let longest = pages(id).split(|p| p.run != 0).map(<[_]>::len).max().unwrap_or(0);
+            assert_eq!(table.at(id).longest as usize, longest);
+            for (i, page) in pages(id).iter().enumerate() {
+                assert_eq!(table.at(id).used.count(i as u32, 1) == 1, page.run != 0);
+                assert_eq!(table.at(id).dirty.count(i as u32, 1) == 1, page.dirty);
+            }
+            // In its list, if it has room, and in that list only.
+            let mut found = 0;
+            for (list, &head) in filler.heads.iter().enumerate() {
+                assert_eq!(filler.occupied[list / 64] >> (list % 64) & 1 == 1, head != NIL);
+                let mut at = head;
+                while at != NIL {
+                    found += u32::from(at == id && list == longest);
+                    at = table.at(at).next;
+                }
+            }
+            assert_eq!(found, u32::from(longest > 0));
+        }
+    }
+
+    #[test]
+    fn runs_agree_with_a_list_of_pages() {
+        let new = || HugePage {
+            used: PageSet::EMPTY,
+            dirty: PageSet::EMPTY,
+            next: 0,
+            prev: 0,
+            state: HugeState::Absent,
+            advice: Advice::Nothing,
+            warm: false,
+            longest: 0,
+            range_len: 0,
+        };
+        let mut records: Vec<HugePage> = (0..COUNT).map(|_| new()).collect();
+        // SAFETY: the vector outlives the table.
+        let mut table = unsafe { HugeTable::new(records.as_mut_ptr(), COUNT) };
+        let mut filler = HugeFiller::EMPTY;
+        let mut model = [Model::default(); (COUNT * PER) as usize];
+        let mut held = [false; COUNT as usize];
+        // Live runs: (first page, length, name).
+        let mut runs: Vec<(u32, u32, u32)> = Vec::new();
+        let (mut seed, mut name) = (3, 0);
+        for _ in 0..4_000 {
+            let len = 1 + random(&mut seed) % [4, 40, 256][random(&mut seed) as usize % 3];
+            let mut claim = |model: &mut [Model], first: u32, len: u32, zero: Option<bool>| {
+                name += 1;
+                let taken = &mut model[first as usize..(first + len) as usize];
+                assert!(taken.iter().all(|p| p.run == 0), "handed out twice");
+                if let Some(zero) = zero {
+                    assert_eq!(zero, taken.iter().all(|p| !p.dirty));
+                }
+                taken.fill(Model { run: name, dirty: true });
+                name
+            };
+            match random(&mut seed) % 8 {
+                0..3 => {
+                    let align = 1 << (random(&mut seed) % 4);
+                    if let Some((page, zero)) = filler.take(&mut table, len, align) {
+                        assert!(page.0 % align == 0 && page.within() + len <= PER);
+                        let name = claim(&mut model, page.0, len, Some(zero));
+                        runs.push((page.0, len, name));
+                    } else if let Some(id) = (0..COUNT).find(|id| !held[*id as usize]) {
+                        filler.add(&mut table, HugeId(id));
+                        held[id as usize] = true;
+                        let (page, zero) = filler.take_first(&mut table, HugeId(id), len);
+                        let name = claim(&mut model, page.0, len, Some(zero));
+                        runs.push((page.0, len, name));
+                    }
+                }
+                3 if !runs.is_empty() => {
+                    // A run grows into what follows it, within its hugepage.
+                    let i = random(&mut seed) as usize % runs.len();
+                    let (first, old, _) = runs[i];
+                    let end = first + old;
+                    let room = (PER - 1 - (end - 1) % PER).min(1 + random(&mut seed) % 20);
+                    if room > 0 {
+                        let free = |p: &Model| p.run == 0;
+                        let fits = model[end as usize..(end + room) as usize].iter().all(free);
+                        let done = filler.take_at(&mut table, PageId(end), room);
+                        assert_eq!(done, fits);
+                        if done {
+                            claim(&mut model, end, room, None);
+                            runs[i].1 += room;
+                        }
+                    }
+                }
+                4 => {
+                    // Memory of free pages goes back to the kernel.
+                    let id = random(&mut seed) % COUNT;
+                    if held[id as usize] {
+                        let page = table.at(id);
+                        let run = page.dirty.minus(&page.used).runs().next();
+                        if let Some((from, len)) = run {
+                            filler.forget_dirty(&mut table, HugeId(id), from, len);
+                            let at = (id * PER + from) as usize;
+                            model[at..at + len as usize].iter_mut().for_each(|p| p.dirty = false);
+                        }
+                    }
+                }
+                _ if !runs.is_empty() => {
+                    let i = random(&mut seed) as usize % runs.len();
+                    let (first, len, _) = runs.swap_remove(i);
+                    let id = first / PER;
+                    let freed = filler.give(&mut table, PageId(first), len);
+                    model[first as usize..(first + len) as usize]
+                        .iter_mut()
+                        .for_each(|p| p.run = 0);
+                    let pages = &model[(id * PER) as usize..((id + 1) * PER) as usize];
+                    let empty = pages.iter().all(|p| p.run == 0);
+                    assert_eq!(freed, if empty { Freed::Whole } else { Freed::Partly });
+                    held[id as usize] = !empty;
+                }
+                _ => {}
+            }
+            check(&filler, &mut table, &model, &held);
         }
     }
 }

@@ -10,18 +10,17 @@
 
 #![allow(unsafe_code)]
 
+use crate::back::huge_page::Advice;
 use crate::back::page_heap::{PAGE_HEAP, PageHeap, huge_addr};
 use crate::back::page_map::PAGE_MAP;
 use crate::back::span::{self, Span};
-use crate::os::fault::Fault;
+use crate::os::fault::{Fault, die};
 use crate::os::sys;
 use crate::units::{ClassId, HUGE_BYTES, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages};
 
-/// Blocks from this size on are moved by mremap: below, copying is cheaper
-/// than the mappings it splits.
-const MOVE_LEAST_BYTES: usize = 1 << 20;
-/// Pieces of a move that span several mappings are halved down to this.
-const MOVE_PIECE_BYTES: usize = HUGE_BYTES;
+/// Half of what the kernel lets a process have (vm.max_map_count): above, blocks
+/// are copied, and the other half stays for the application.
+const MAPPINGS_MOST: u32 = 32 << 10;
 
 /// How a block's pages lie: `whole` hugepages, then `tail` pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,7 +84,7 @@ pub fn usable_size(addr: usize) -> Result<usize, Fault> {
 /// moved by mremap. Returns its address, or `None` where the caller must copy
 /// (or there is no memory): then nothing has changed. Locks: page heap.
 pub fn resize(addr: usize, size: usize) -> Result<Option<usize>, Fault> {
-    let Some(new) = Pages::holding(size) else { return Ok(None) };
+    let Some(new) = Pages::holding(size.max(1)) else { return Ok(None) };
     let mut heap = PAGE_HEAP.lock();
     let at = block_at(addr)?;
     // SAFETY: a live block's record, and the lock is held.
@@ -196,6 +195,11 @@ impl PageHeap {
         let more = (new.0 - old.0) as usize;
         let starts_hugepage = page.within() == 0;
         if from.whole == to.whole && from.tail > 0 {
+            // A block that ends at its hugepage's end must not run into the next.
+            let within = if from.whole > 0 { 0 } else { page.within() };
+            if within + to.tail > PAGES_PER_HUGE {
+                return false;
+            }
             let done = self.filler.take_at(&mut self.table, page.plus(old.0), new.0 - old.0);
             if done {
                 self.use_pages(more);
@@ -237,60 +241,78 @@ impl PageHeap {
     /// Takes exactly these hugepages if they are free, or new, all of one kind.
     fn take_hugepages_at(&mut self, first: HugeId, len: u32) -> bool {
         let Some(end) = first.0.checked_add(len) else { return false };
-        if end > self.table.count && (first.0 > self.table.count || !self.extend_to(end)) {
+        let count = self.table.count;
+        if end > count && (!self.is_cold(first, count) || !self.extend_to(end)) {
             return false;
         }
         self.warm.take_at(&mut self.table, first, len) || self.take_cold_at(first, len)
     }
 
-    /// Moves a block's pages to a larger place; `None` when that cannot be.
+    /// Moves a block's hugepages to a larger place and copies its tail; `None`
+    /// when that cannot be.
+    ///
+    /// Mappings split at hugepages only, so a hugepage lies in one mapping and
+    /// moves whole or not at all. More at once would not do: kernels before
+    /// 6.17 refuse several mappings, later ones may stop half way.
     fn relocate(&mut self, page: PageId, old: Pages, new: Pages) -> Option<PageId> {
-        let os_page = self.os_page_bytes();
-        if old.bytes() < MOVE_LEAST_BYTES || old.bytes() % os_page != 0 {
+        let shape = Shape::of(old);
+        // Every move may split two mappings that never join again, and there are
+        // at most as many splits as hugepages.
+        let mappings = self.table.count.min(self.counts.moves.saturating_mul(2));
+        if shape.whole == 0 || mappings > MAPPINGS_MOST {
             return None;
         }
-        let (from, to) = (PAGE_MAP.addr_of(page), self.take_block(new, PAGE_BYTES)?.0);
-        if from % os_page != 0 {
-            self.give_block(to, new);
-            return None;
+        let to = self.take_block(new, PAGE_BYTES)?.0;
+        for i in 0..shape.whole {
+            let (from, into) = (HugeId(page.huge().0 + i), HugeId(to.huge().0 + i));
+            if self.move_hugepage(from, into) {
+                self.mark_clean(from, 1);
+            } else if i == 0 {
+                // Not this kernel, or not now: the caller copies, unlocked.
+                self.give_block(to, new);
+                return None;
+            } else {
+                copy_pages(huge_addr(from), huge_addr(into), HUGE_BYTES);
+            }
         }
-        let moved = move_pages(from, PAGE_MAP.addr_of(to), old.bytes());
-        if moved {
-            // The old place is as good as never touched.
-            let shape = Shape::of(old);
-            self.mark_clean(page.huge(), shape.whole);
-            let tail = page.plus(shape.whole * PAGES_PER_HUGE);
-            if shape.tail > 0 {
-                self.filler.clean_used(&mut self.table, tail, shape.tail);
-            }
-            self.unuse_pages((shape.whole * PAGES_PER_HUGE) as usize);
-            if shape.whole > 0 {
-                self.give_hugepages(page.huge(), shape.whole, false);
-            }
-            if shape.tail > 0 {
-                self.give_pages(tail, shape.tail);
-            }
-        } else {
-            self.give_block(page, old);
+        self.counts.moves += 1;
+        let tail = page.plus(shape.whole * PAGES_PER_HUGE);
+        let tail_to = to.plus(shape.whole * PAGES_PER_HUGE);
+        copy_pages(PAGE_MAP.addr_of(tail), PAGE_MAP.addr_of(tail_to), Pages(shape.tail).bytes());
+        self.unuse_pages((shape.whole * PAGES_PER_HUGE) as usize);
+        for i in 0..shape.whole {
+            let id = HugeId(page.huge().0 + i);
+            let dirty = !self.table.at(id.0).dirty.is_empty();
+            self.give_hugepages(id, 1, dirty);
+        }
+        if shape.tail > 0 {
+            self.give_pages(tail, shape.tail);
         }
         Some(to)
     }
+
+    /// Moves a hugepage's memory, which leaves zeros; false if the kernel will
+    /// not: then `to` is mapped and of any contents.
+    fn move_hugepage(&mut self, from: HugeId, to: HugeId) -> bool {
+        // SAFETY: both are the caller's blocks.
+        if unsafe { sys::mremap_move(huge_addr(from), huge_addr(to), HUGE_BYTES) }.is_ok() {
+            // The mapping has come along with what was said of it.
+            self.table.at(to.0).advice = self.table.at(from.0).advice;
+            return true;
+        }
+        // The kernel may have unmapped the target before it refused.
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_FIXED | libc::MAP_NORESERVE;
+        // SAFETY: a new block of ours, nothing in it yet.
+        if unsafe { sys::mmap(huge_addr(to), HUGE_BYTES, prot, flags) }.is_err() {
+            die(Fault::Corrupt, huge_addr(to));
+        }
+        self.table.at(to.0).advice = Advice::Nothing;
+        false
+    }
 }
 
-/// Moves the pages from one place to another; true if all went by mremap. A
-/// piece that the kernel will not move (it lies in several mappings, which
-/// kernels before 6.17 refuse) is halved, and copied in the end.
-fn move_pages(from: usize, to: usize, len_bytes: usize) -> bool {
-    // SAFETY: both ranges are the caller's blocks, of whole OS pages.
-    if unsafe { sys::mremap_move(from, to, len_bytes) }.is_ok() {
-        return true;
-    }
-    if len_bytes > MOVE_PIECE_BYTES {
-        let half = (len_bytes / 2).next_multiple_of(MOVE_PIECE_BYTES);
-        let first = move_pages(from, to, half);
-        return move_pages(from + half, to + half, len_bytes - half) && first;
-    }
+fn copy_pages(from: usize, to: usize, len_bytes: usize) {
     // SAFETY: both ranges are mapped, the caller's, and apart.
     unsafe { core::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, len_bytes) };
-    false
 }

@@ -67,6 +67,8 @@ pub struct Counts {
     pub returned_pages: u64,
     /// Hugepages asked for by MADV_HUGEPAGE.
     pub advised: u32,
+    /// Blocks moved by mremap.
+    pub moves: u32,
 }
 
 /// New arena is mapped in an eighth of what there is, within these hugepages.
@@ -106,6 +108,7 @@ impl PageHeap {
             large_blocks: 0,
             returned_pages: 0,
             advised: 0,
+            moves: 0,
         },
     };
 
@@ -160,6 +163,9 @@ impl PageHeap {
         if let Some(id) = self.warm.take(&mut self.table, len) {
             return Some((id, false));
         }
+        if len as usize > self.space.arena.limit_bytes() >> HUGE_SHIFT {
+            return None;
+        }
         // What is warm and does not fit would come on top of the new memory.
         self.cool(len);
         let id = match self.cold.take(&mut self.table, len) {
@@ -202,6 +208,12 @@ impl PageHeap {
         self.extend_by(end - before).is_some() && self.table.count == end
     }
 
+    /// Whether all hugepages of `[first, end)` are free and cold; `first` is at
+    /// most `end`.
+    pub(super) fn is_cold(&mut self, first: HugeId, end: u32) -> bool {
+        first.0 <= end && self.cold.has(&mut self.table, first, end - first.0)
+    }
+
     /// Takes exactly these hugepages if all are cold.
     pub(super) fn take_cold_at(&mut self, first: HugeId, len: u32) -> bool {
         let taken = self.cold.take_at(&mut self.table, first, len);
@@ -209,10 +221,6 @@ impl PageHeap {
             self.advise(first, len);
         }
         taken
-    }
-
-    pub(super) fn os_page_bytes(&self) -> usize {
-        self.policy.os_page_bytes
     }
 
     /// Returns hugepages that are in no state to the ranges.

@@ -12,7 +12,8 @@ pub enum Fault {
     Interior,
     /// Freed before.
     DoubleFree,
-    /// In memory of this allocator that is not handed out.
+    /// In memory of this allocator where no block starts: free, or inside a
+    /// large block.
     NotAllocated,
     /// The allocator's own records contradict each other.
     Corrupt,
@@ -28,7 +29,7 @@ impl Fault {
             Fault::Foreign => "invalid free: pointer was not allocated here",
             Fault::Interior => "invalid free: pointer is not the start of a block",
             Fault::DoubleFree => "double free: block is free already",
-            Fault::NotAllocated => "invalid free: memory is not allocated",
+            Fault::NotAllocated => "invalid free: no allocated block starts here",
             Fault::Corrupt => "heap corruption",
             Fault::NoException => "operator new: out of memory, and no C++ library to throw, size",
             Fault::LockOrder => "lock taken out of order, rank",

@@ -30,11 +30,11 @@ pub struct Machine {
 
 impl Machine {
     pub fn read() -> Machine {
-        let allowed = sys::cpus_allowed();
+        let (allowed, mask_bits) = sys::cpus_allowed();
         let page = sys::auxv(libc::AT_PAGESZ);
         Machine {
             os_page_bytes: if page.is_power_of_two() { page } else { 4096 },
-            cpus_possible: cpus_possible().unwrap_or(allowed).max(allowed),
+            cpus_possible: cpus_possible().unwrap_or(mask_bits).max(allowed),
             cpus_allowed: allowed,
             thp: thp(),
             address_limit_bytes: sys::soft_limit(libc::RLIMIT_AS as u32),

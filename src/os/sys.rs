@@ -210,15 +210,16 @@ pub fn random(buffer: &mut [u8]) -> bool {
     got == Ok(buffer.len())
 }
 
-/// The number of CPUs this thread may run on, at least 1.
-pub fn cpus_allowed() -> u32 {
+/// The CPUs this thread may run on, at least 1, and a number above every CPU's:
+/// the bits of the kernel's mask.
+pub fn cpus_allowed() -> (u32, u32) {
     let mut mask = [0u64; 128];
     // SAFETY: the kernel writes at most the mask's size.
     let got =
         unsafe { syscall!(libc::SYS_sched_getaffinity, 0, size_of_val(&mask), mask.as_mut_ptr()) };
     match got {
-        Ok(_) => mask.iter().map(|w| w.count_ones()).sum::<u32>().max(1),
-        Err(_) => 1,
+        Ok(bytes) => (mask.iter().map(|w| w.count_ones()).sum::<u32>().max(1), bytes as u32 * 8),
+        Err(_) => (1, size_of_val(&mask) as u32 * 8),
     }
 }
 
