@@ -16,6 +16,9 @@ use crate::units::{Cid, ClassId};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 
+// Linked by name: on aarch64 the function is in the part of glibc that is linked
+// statically, and calls what the shared part exports.
+#[link(name = "c")]
 unsafe extern "C" {
     fn pthread_atfork(
         prepare: extern "C" fn(),

@@ -132,6 +132,15 @@ fn map_slabs(count: u32) -> Option<()> {
     Some(())
 }
 
+/// On aarch64, kernels from 6.19 to 7.0 do not abort a section whose thread is
+/// preempted by another on the same core: seen on 6.19.14 and 7.0.13, gone in
+/// 7.1.13. A distribution's kernel with the repair is used by naming a
+/// registration in CIDALLOC_RSEQ.
+fn aborts_are_missed() -> bool {
+    cfg!(target_arch = "aarch64")
+        && sys::kernel_release().is_some_and(|at| ((6, 19)..(7, 1)).contains(&at))
+}
+
 /// Which way to go, and why not the best one.
 fn choose(config: &Config, kernel: &KernelRseq) -> (Index, Registration, &'static str) {
     let locked = |reason| (Index::Shard, Registration::None, reason);
@@ -140,6 +149,9 @@ fn choose(config: &Config, kernel: &KernelRseq) -> (Index, Registration, &'stati
     }
     if config.index == IndexChoice::Shard {
         return locked("CIDALLOC_INDEX=shard");
+    }
+    if config.rseq == RseqChoice::Auto && aborts_are_missed() {
+        return locked("aarch64 kernels 6.19 to 7.0 do not abort every section");
     }
     if sys::membarrier(MEMBARRIER_REGISTER_PRIVATE_EXPEDITED_RSEQ).is_err() {
         return locked("the kernel refuses membarrier for rseq");

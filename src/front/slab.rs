@@ -56,8 +56,9 @@ pub const STOPPED: u64 = limits(0, u32::MAX);
 
 /// The first slot lies behind the headers, on a cache line of its own.
 pub const FIRST_SLOT: u32 = (size_class::COUNT * HEADER_BYTES).next_multiple_of(64) as u32 / 8;
-/// Slots of a slab, counted from its base.
-pub const SLOTS_END: u32 = (SLAB_BYTES / 8) as u32;
+/// The end of a slab's slots, counted from its base. One short of the slab's
+/// end, whose low half may be zero: every limit stays within one 4 GiB line.
+pub const SLOTS_END: u32 = (SLAB_BYTES / 8) as u32 - 1;
 const _: () = assert!(SLOTS_END <= 1 << 16, "slot numbers are 16 bits");
 
 /// The base of the slabs, 0 before they are mapped.

@@ -29,7 +29,7 @@ impl Fault {
             Fault::Foreign => "invalid free: pointer was not allocated here",
             Fault::Interior => "invalid free: pointer is not the start of a block",
             Fault::DoubleFree => "double free: block is free already",
-            Fault::NotAllocated => "invalid free: no allocated block starts here",
+            Fault::NotAllocated => "invalid free: no block starts here",
             Fault::Corrupt => "heap corruption",
             Fault::NoException => "operator new: out of memory, and no C++ library to throw, size",
             Fault::LockOrder => "lock taken out of order, rank",

@@ -223,8 +223,42 @@ pub fn cpus_allowed() -> (u32, u32) {
     }
 }
 
+/// The kernel's release as (major, minor), as far as it can be read.
+pub fn kernel_release() -> Option<(u32, u32)> {
+    // SAFETY: zero bytes are a valid utsname, and the kernel fills it.
+    let names = unsafe {
+        let mut names: libc::utsname = core::mem::zeroed();
+        syscall!(libc::SYS_uname, &raw mut names).ok()?;
+        names
+    };
+    let mut numbers = names.release.iter().map(|c| *c as u8).scan(true, |going, byte| {
+        *going &= byte.is_ascii_digit() || byte == b'.';
+        going.then_some(byte)
+    });
+    let mut next = || {
+        let mut number: Option<u32> = None;
+        for byte in numbers.by_ref().take_while(|b| *b != b'.') {
+            number =
+                number.unwrap_or(0).checked_mul(10)?.checked_add(u32::from(byte - b'0')).into();
+        }
+        number
+    };
+    Some((next()?, next()?))
+}
+
 /// The value of an auxiliary vector entry, 0 if absent.
 pub fn auxv(kind: libc::c_ulong) -> usize {
     // SAFETY: getauxval reads memory set up before any code of ours runs.
     unsafe { libc::getauxval(kind) as usize }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_kernels_release_is_what_proc_says() {
+        let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut parts = text.split(['.', '-']).map(|p| p.trim().parse::<u32>());
+        let expected = (parts.next().unwrap().unwrap(), parts.next().unwrap().unwrap());
+        assert_eq!(super::kernel_release(), Some(expected));
+    }
 }

@@ -1,0 +1,177 @@
+#!/bin/bash
+# Build for aarch64 with Debian's cross tools, and run what was built: under
+# qemu's user mode, where no kernel gives us rseq, and in booted kernels.
+#
+# The compiler is Debian's rustc-web, with std for aarch64 out of the package
+# of the same version, unpacked into the cache and never installed.
+#
+#   CIDALLOC_CACHE             keeps std and package lists; default ~/.cache/cidalloc
+#   CIDALLOC_VMRUN             a program that boots a kernel and runs a command in it:
+#                              vmrun --kernel K --arch aarch64 --libc V --share DIR -- CMD
+#   CIDALLOC_AARCH64_KERNELS   the kernels to boot; default "7.2"
+set -u
+cd "$(dirname "$(readlink -f "$0")")/.." || exit
+
+triple=aarch64-unknown-linux-gnu
+cross=aarch64-linux-gnu
+libc=/usr/$cross
+cache=${CIDALLOC_CACHE:-$HOME/.cache/cidalloc}
+target=${CARGO_TARGET_DIR:-$PWD/target}/aarch64
+kernels=${CIDALLOC_AARCH64_KERNELS:-7.2}
+vmrun=${CIDALLOC_VMRUN-../shared/tools/vmrun}
+stage=$target/stage
+failed=0
+
+result() { # STATUS WHAT [WHY]
+	echo "$1 aarch64: $2${3:+: $3}"
+	[ "$1" != FAIL ] || failed=1
+}
+
+# ---------------------------------------------------------------- compiler
+# A sysroot of two: the installed std for build scripts, the fetched one for
+# what they build.
+prepare_rustc() {
+	local version root
+	version=$(dpkg-query -W -f '${Version}' rustc-web) || return
+	root=$cache/rust-aarch64-$version
+	rustc=$root/rustc
+	tests/setup.sh unpack arm64 "libstd-rust-web-dev=$version" "$root/arm64" || return
+	mkdir -p "$root/sysroot/lib/rustlib" || return
+	ln -sfn /usr/lib/rustlib/x86_64-unknown-linux-gnu "$root/sysroot/lib/rustlib/"
+	ln -sfn "$root/arm64/usr/lib/rustlib/$triple" "$root/sysroot/lib/rustlib/"
+	printf '#!/bin/sh\nexec /usr/bin/rustc --sysroot "%s/sysroot" "$@"\n' "$root" >"$rustc.tmp"
+	chmod +x "$rustc.tmp" && mv "$rustc.tmp" "$rustc"
+}
+
+cross_cargo() {
+	# The host's flags mean nothing for this target.
+	env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_TARGET -u LD_PRELOAD RUSTC="$rustc" CARGO_TARGET_DIR="$target" \
+		CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$cross-gcc cargo "$@" --release --target $triple
+}
+
+# ---------------------------------------------------------------- build
+build() { # WHAT COMMAND...
+	local what=$1 log=$target/log
+	shift
+	if "$@" >"$log" 2>&1; then
+		result ok "$what"
+	else
+		result FAIL "$what"
+		{ grep -A 12 -E '^error|undefined reference|: Error' "$log" || tail -n 30 "$log"; } | head -n 60 | sed 's/^/  /'
+		return 1
+	fi
+}
+
+# Builds the test programs of the root package and puts them into the stage
+# under their plain names.
+stage_tests() {
+	local line name path
+	# Optimised over crates, the tests' own dependencies take minutes.
+	CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=0 \
+		cross_cargo test --no-run -p cidalloc --lib "$@" --message-format=json >"$target/messages" || return
+	while read -r path; do
+		name=$(basename "$path")
+		$cross-strip -g -o "$stage/${name%-*}" "$path" || return
+	done < <(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$target/messages")
+}
+
+# One program of tables of rules: to preload the library into, and static.
+stage_rules() {
+	for name in rules-c rules-cxx; do
+		step "$name, preloaded" LD_PRELOAD=./libcidalloc.so ./$name
+		step "$name, static, in one process" ./$name-static --together
+	done
+}
+
+# Without rseq there is one mode.  Programs cannot start themselves again: the
+# tests' children are run directly, and rules that need a limited process fail.
+user_steps() {
+	excused=' new-handler-finds new-exhaustion constructor-throws '
+	mode_is locked
+	rules
+	step "unit tests" ./cidalloc
+	step "histories" CIDALLOC_TEST_MODE=locked CIDALLOC_TEST_CASES=10 ./history --exact child_runs_histories --ignored
+	step "stress" CIDALLOC_TEST_MODE=locked CIDALLOC_TEST_SECONDS=2 ./stress --exact child_scenes --ignored
+}
+
+kernel_steps() {
+	excused=
+	mode_is rseq
+	mode_is rseq CIDALLOC_INDEX=cpu_id
+	mode_is rseq GLIBC_TUNABLES=glibc.pthread.rseq=0
+	mode_is locked CIDALLOC_RSEQ=off
+	rules
+	step "unit tests" ./cidalloc
+	step "histories" CIDALLOC_TEST_CASES=10 ./history
+	step "stress" CIDALLOC_STRESS_SECONDS=1 ./stress
+}
+
+run_in_qemu() {
+	(
+		where="qemu-user"
+		cd "$stage" || exit
+		# The library would complain about variables that are not its own.
+		unset "${!CIDALLOC_@}"
+		start() {
+			set=()
+			while [[ $1 == *=* ]]; do
+				set+=(-E "$1")
+				shift
+			done
+			timeout 600 qemu-aarch64-static -L $libc "${set[@]}" "$@"
+		}
+		user_steps
+	) | tee "$target/steps"
+	! grep -q ^FAIL "$target/steps" || failed=1
+}
+
+run_in_kernel() { # KERNEL
+	local kernel=$1
+	{
+		echo '#!/bin/sh'
+		declare -f step mode_is rules kernel_steps
+		echo 'start() { env "$@"; }'
+		# Tests write where cargo said they may.
+		echo "where='kernel $kernel'; mkdir -p '$target/tmp'; kernel_steps; echo finished"
+	} >"$stage/steps"
+	chmod +x "$stage/steps"
+	"$vmrun" --kernel "$kernel" --arch aarch64 --libc 2.41 --mem 2G --timeout 1500 --share "$stage" -- ./steps 2>"$target/vmrun.log" |
+		tee "$target/steps" | grep --line-buffered -v '^finished$'
+	if ! grep -q '^finished$' "$target/steps"; then
+		result FAIL "kernel $kernel: it ended early"
+		tail -n 40 "$target/vmrun.log" | sed 's/^/  /'
+	fi
+	! grep -q ^FAIL "$target/steps" || failed=1
+}
+
+# ---------------------------------------------------------------- main
+if [ "$(uname -m)" != x86_64 ] || ! command -v dpkg-query >/dev/null; then
+	result skip "needs x86_64 Debian"
+	exit 0
+fi
+for tool in /usr/bin/rustc $cross-gcc $cross-g++ qemu-aarch64-static; do
+	command -v $tool >/dev/null || { result FAIL "no $tool" "run tests/setup.sh"; exit 1; }
+done
+rm -rf "$stage"
+mkdir -p "$stage" "$target/rules" || exit
+prepare_rustc || { result FAIL "std for aarch64"; exit 1; }
+
+build "libraries and command build with $("$rustc" --version | cut -d' ' -f1,2)" \
+	cross_cargo build -p cidalloc-ffi -p cidalloc-cli || exit
+cp "$target/$triple/release/"{libcidalloc.so,libcidalloc.a,cidalloc} "$stage/"
+mv "$stage/cidalloc" "$stage/command"
+build "tests build" stage_tests --test history --test stress || exit
+build "rules in C build" stage_rules rules-c $cross-gcc tables_c.c c || exit
+build "rules in C++ build" stage_rules rules-cxx $cross-g++ tables_cxx.c cc || exit
+build "header" $cross-gcc -I ffi/include tests/c/header.c -L "$stage" -lcidalloc "-Wl,-rpath,\$ORIGIN" -o "$stage/header" || exit
+
+run_in_qemu
+
+if [ -x "$vmrun" ]; then
+	for kernel in $kernels; do
+		run_in_kernel "$kernel"
+	done
+else
+	result skip "NOT RUN in any kernel, so never with rseq" "no vmrun; name it in CIDALLOC_VMRUN"
+fi
+exit $failed
