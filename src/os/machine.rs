@@ -37,6 +37,8 @@ impl Machine {
             cpus_possible: cpus_possible().unwrap_or(mask_bits).max(allowed),
             cpus_allowed: allowed,
             thp: thp(),
+            // The constant's type differs between C libraries.
+            #[allow(clippy::unnecessary_cast)]
             address_limit_bytes: sys::soft_limit(libc::RLIMIT_AS as u32),
             strict_overcommit: first_byte(c"/proc/sys/vm/overcommit_memory") == Some(b'2'),
         }

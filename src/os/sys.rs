@@ -238,8 +238,8 @@ pub fn kernel_release() -> Option<(u32, u32)> {
     let mut next = || {
         let mut number: Option<u32> = None;
         for byte in numbers.by_ref().take_while(|b| *b != b'.') {
-            number =
-                number.unwrap_or(0).checked_mul(10)?.checked_add(u32::from(byte - b'0')).into();
+            let shifted = number.unwrap_or(0).checked_mul(10)?;
+            number = shifted.checked_add(u32::from(byte - b'0'));
         }
         number
     };
