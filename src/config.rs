@@ -267,11 +267,11 @@ mod tests {
         for option in &OPTIONS {
             let mut config = Config::DEFAULT;
             assert!((option.set)(&mut config, option.default.as_bytes()), "{}", option.name);
-            assert_eq!(alloc_free_debug(&config), alloc_free_debug(&Config::DEFAULT));
+            assert_eq!(values_of(&config), values_of(&Config::DEFAULT));
         }
     }
 
-    fn alloc_free_debug(c: &Config) -> impl PartialEq + core::fmt::Debug {
+    fn values_of(c: &Config) -> impl PartialEq + core::fmt::Debug {
         (c.stats, c.count, c.rseq, c.index, c.slab_bytes, c.decay_ms, c.thp, c.thp_after_bytes)
     }
 }

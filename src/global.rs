@@ -22,7 +22,6 @@ mod native {
     use super::*;
     use crate::alloc;
     use crate::heap;
-    use crate::size_class::class_of_aligned;
 
     // SAFETY: blocks are unique, as large and aligned as asked for, and keep
     // their class from allocation to the free with the same layout.
@@ -36,7 +35,7 @@ mod native {
 
         unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
             // SAFETY: the caller's duty: the layout is the block's.
-            unsafe { alloc::free_class(class_of_aligned(layout.size(), layout.align()), ptr) }
+            unsafe { alloc::free_layout(ptr, layout.size(), layout.align()) }
         }
 
         unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {

@@ -72,7 +72,7 @@ fn large_counted(size: usize, align: usize) -> (*mut u8, bool) {
 #[inline]
 pub unsafe fn free_sized(ptr: *mut u8, size: usize, align: usize) {
     // SAFETY: the same arguments gave the block its class.
-    unsafe { alloc::free_class(class_of_aligned(size, align), ptr) }
+    unsafe { alloc::free_layout(ptr, size, align) }
 }
 
 /// Makes a block hold `size` bytes, as C's realloc: it may keep a class that

@@ -5,20 +5,20 @@
 # The compiler is Debian's rustc-web, with std for aarch64 out of the package
 # of the same version, unpacked into the cache and never installed.
 #
-#   CIDALLOC_CACHE             keeps std and package lists; default ~/.cache/cidalloc
-#   CIDALLOC_VMRUN             a program that boots a kernel and runs a command in it:
+#   CIDALLOC_TEST_CACHE             keeps std and package lists; default ~/.cache/cidalloc
+#   CIDALLOC_TEST_VMRUN             a program that boots a kernel and runs a command in it:
 #                              vmrun --kernel K --arch aarch64 --libc V --share DIR -- CMD
-#   CIDALLOC_AARCH64_KERNELS   the kernels to boot; default "7.2"
+#   CIDALLOC_TEST_AARCH64_KERNELS   the kernels to boot; default "7.2"
 set -u
 cd "$(dirname "$(readlink -f "$0")")/.." || exit
 
 triple=aarch64-unknown-linux-gnu
 cross=aarch64-linux-gnu
 libc=/usr/$cross
-cache=${CIDALLOC_CACHE:-$HOME/.cache/cidalloc}
+cache=${CIDALLOC_TEST_CACHE:-$HOME/.cache/cidalloc}
 target=${CARGO_TARGET_DIR:-$PWD/target}/aarch64
-kernels=${CIDALLOC_AARCH64_KERNELS:-7.2}
-vmrun=${CIDALLOC_VMRUN-../shared/tools/vmrun}
+kernels=${CIDALLOC_TEST_AARCH64_KERNELS:-7.2}
+vmrun=${CIDALLOC_TEST_VMRUN-../shared/tools/vmrun}
 stage=$target/stage
 failed=0
 
@@ -103,7 +103,7 @@ kernel_steps() {
 	rules
 	step "unit tests" ./cidalloc
 	step "histories" CIDALLOC_TEST_CASES=10 ./history
-	step "stress" CIDALLOC_STRESS_SECONDS=1 ./stress
+	step "stress" CIDALLOC_TEST_STRESS_SECONDS=1 ./stress
 }
 
 run_in_qemu() {
@@ -172,6 +172,6 @@ if [ -x "$vmrun" ]; then
 		run_in_kernel "$kernel"
 	done
 else
-	result skip "NOT RUN in any kernel, so never with rseq" "no vmrun; name it in CIDALLOC_VMRUN"
+	result skip "NOT RUN in any kernel, so never with rseq" "no vmrun; name it in CIDALLOC_TEST_VMRUN"
 fi
 exit $failed

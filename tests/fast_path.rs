@@ -8,11 +8,11 @@
 //! `__rseq_cs`, as debuggers find them. (Stepping through a running program
 //! shows nothing: every step aborts the sequence.) Counted
 //! are instructions, loads, stores, conditional branches, jumps and calls, and
-//! compared with `tests/golden/fast_path.<arch>`; `CIDALLOC_BLESS=1` records
+//! compared with `tests/golden/fast_path.<arch>`; `CIDALLOC_TEST_BLESS=1` records
 //! the present counts. C's entries are those of `libcidalloc.so`, Rust's those
 //! of the command, a Rust program with cidalloc as its global allocator.
 //!
-//! `CIDALLOC_AARCH64_DIR` names a directory with both built for aarch64.
+//! `CIDALLOC_TEST_AARCH64_DIR` names a directory with both built for aarch64.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
@@ -78,14 +78,14 @@ fn check(arch: Arch, dir: &Path, golden: &Path) {
     }
     let compiler = compiler_of(&dir.join("libcidalloc.so"));
     let present = format!("# {compiler}\n{COLUMNS}\n{found}");
-    if std::env::var_os("CIDALLOC_BLESS").is_some() {
+    if std::env::var_os("CIDALLOC_TEST_BLESS").is_some() {
         std::fs::write(golden, &present).expect("tests/golden is writable");
     }
     let recorded = std::fs::read_to_string(golden).expect("the golden file");
     if recorded.lines().next() == present.lines().next() {
         assert_eq!(
             present, recorded,
-            "the fast path has changed; CIDALLOC_BLESS=1 records it. It is now:\n{listings}"
+            "the fast path has changed; CIDALLOC_TEST_BLESS=1 records it. It is now:\n{listings}"
         );
         return;
     }
@@ -419,9 +419,9 @@ fn the_fast_paths_are_as_recorded() {
 
 #[test]
 fn the_fast_paths_on_aarch64_are_as_recorded() {
-    match std::env::var_os("CIDALLOC_AARCH64_DIR") {
+    match std::env::var_os("CIDALLOC_TEST_AARCH64_DIR") {
         Some(dir) => check(Arch::Arm, Path::new(&dir), &golden_path("aarch64")),
-        None => println!("skipped: CIDALLOC_AARCH64_DIR names no build for aarch64"),
+        None => println!("skipped: CIDALLOC_TEST_AARCH64_DIR names no build for aarch64"),
     }
 }
 

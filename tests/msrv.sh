@@ -1,16 +1,16 @@
 #!/bin/bash
 # Build the workspace with the oldest supported compiler, rustc 1.85.
 #
-# The compiler is $CIDALLOC_MSRV_RUSTC, or rustup's toolchain 1.85 if there is
+# The compiler is $CIDALLOC_TEST_MSRV_RUSTC, or rustup's toolchain 1.85 if there is
 # one, or Debian 12's, unpacked into the cache and never installed (about
 # 90 MB to fetch, once).  With Debian's, aarch64 is checked as well.  Cargo is
 # the one in the PATH: only the compiler's age is in question.
-# CIDALLOC_CACHE (default ~/.cache/cidalloc) keeps the compiler and the build.
+# CIDALLOC_TEST_CACHE (default ~/.cache/cidalloc) keeps the compiler and the build.
 set -u
 cd "$(dirname "$(readlink -f "$0")")/.." || exit
 
 msrv=1.85
-cache=${CIDALLOC_CACHE:-$HOME/.cache/cidalloc}
+cache=${CIDALLOC_TEST_CACHE:-$HOME/.cache/cidalloc}
 target=${CARGO_TARGET_DIR:-$PWD/target}/msrv
 root=$cache/rust-$msrv
 wrapper=$root/rustc
@@ -48,8 +48,8 @@ build() { # WHAT CARGO-ARGUMENT...
 }
 
 targets=()
-if [ -n "${CIDALLOC_MSRV_RUSTC-}" ]; then
-	rustc=$CIDALLOC_MSRV_RUSTC
+if [ -n "${CIDALLOC_TEST_MSRV_RUSTC-}" ]; then
+	rustc=$CIDALLOC_TEST_MSRV_RUSTC
 elif rustc=$(rustup which --toolchain $msrv rustc 2>/dev/null); then
 	:
 elif [ "$(uname -m)" = x86_64 ] && grep -q '^VERSION_CODENAME=bookworm' /etc/os-release; then
@@ -57,7 +57,7 @@ elif [ "$(uname -m)" = x86_64 ] && grep -q '^VERSION_CODENAME=bookworm' /etc/os-
 	rustc=$wrapper
 	targets=(--target x86_64-unknown-linux-gnu --target aarch64-unknown-linux-gnu)
 else
-	result skip "no rustc $msrv: set CIDALLOC_MSRV_RUSTC, or rustup toolchain install $msrv"
+	result skip "no rustc $msrv: set CIDALLOC_TEST_MSRV_RUSTC, or rustup toolchain install $msrv"
 	exit 0
 fi
 

@@ -9,10 +9,10 @@
 #       Download one package for ARCH (amd64, arm64) and unpack it into DIR.
 #       Nothing is installed, no root is needed; done already, it does nothing.
 #
-# CIDALLOC_CACHE (default ~/.cache/cidalloc) keeps package lists.
+# CIDALLOC_TEST_CACHE (default ~/.cache/cidalloc) keeps package lists.
 set -u
 
-cache=${CIDALLOC_CACHE:-$HOME/.cache/cidalloc}
+cache=${CIDALLOC_TEST_CACHE:-$HOME/.cache/cidalloc}
 packages=(
 	git perl python3 g++ binutils
 	musl-tools                    # a libc that registers no rseq

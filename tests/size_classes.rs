@@ -1,6 +1,6 @@
 //! The generated table of size classes: as recorded, and as good as promised.
 //!
-//! `CIDALLOC_BLESS=1` records the present table.
+//! `CIDALLOC_TEST_BLESS=1` records the present table.
 
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
@@ -12,12 +12,12 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/size_cla
 
 #[test]
 fn the_table_is_the_recorded_one() {
-    if std::env::var_os("CIDALLOC_BLESS").is_some() {
+    if std::env::var_os("CIDALLOC_TEST_BLESS").is_some() {
         std::fs::write(GOLDEN, GENERATED).expect("tests/golden is writable");
     }
     let golden = std::fs::read_to_string(GOLDEN).expect("the golden file");
     for (i, (found, recorded)) in GENERATED.lines().zip(golden.lines()).enumerate() {
-        assert_eq!(found, recorded, "line {}; CIDALLOC_BLESS=1 records the new table", i + 1);
+        assert_eq!(found, recorded, "line {}; CIDALLOC_TEST_BLESS=1 records the new table", i + 1);
     }
     assert_eq!(GENERATED, golden);
 }

@@ -4,7 +4,7 @@
 //! before its free, which shows a block that was handed out twice. When all is
 //! quiet again, each class has as many blocks out as before.
 //!
-//! `CIDALLOC_STRESS_SECONDS` is the time for each mode, 3 where it is not set.
+//! `CIDALLOC_TEST_STRESS_SECONDS` is the time for each mode, 3 where it is not set.
 
 #![cfg(target_os = "linux")]
 
@@ -549,7 +549,7 @@ fn run_child(mode: Mode, name: &str, prepare: impl FnOnce(&mut std::process::Com
     let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
     let mut child = mode::child(mode, name);
     let mut time = TIMEOUT;
-    if let Ok(seconds) = std::env::var("CIDALLOC_STRESS_SECONDS") {
+    if let Ok(seconds) = std::env::var("CIDALLOC_TEST_STRESS_SECONDS") {
         time += Duration::from_secs_f64(seconds.parse().expect("seconds"));
         child.env(SECONDS, seconds);
     }

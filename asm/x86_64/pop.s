@@ -23,13 +23,14 @@
 3:
     mov {cur:e}, dword ptr [{cur}]          # id = *index
     shl {cur}, {SLAB_SHIFT}
-    add {slab}, {cur}                       # slab = slabs + (id << SHIFT)
-    mov {cur}, qword ptr [{slab} + {class_at}]        # cur = header.cur
-    cmp {cur:e}, dword ptr [{slab} + {class_at} + {BEGIN_AT}]
+    add {slab}, {cur}
+    add {slab}, {class_at}                # header, by one register (see README)
+    mov {cur}, qword ptr [{slab}]           # cur = header.cur
+    cmp {cur:e}, dword ptr [{slab} + {BEGIN_AT}]
     jbe 8f                                  # lo32(cur) <= begin_lo: empty
     mov {object}, qword ptr [{cur} - 8]     # object = cur[-1]
     sub {cur}, 8
-    mov qword ptr [{slab} + {class_at}], {cur}        # COMMIT header.cur = cur - 8
+    mov qword ptr [{slab}], {cur}           # COMMIT header.cur = cur - 8
 4:
 5:
     .pushsection .text.cidalloc_cold, "ax", @progbits

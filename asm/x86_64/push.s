@@ -24,13 +24,14 @@
 3:
     mov {done:e}, dword ptr [{done}]        # id = *index
     shl {done}, {SLAB_SHIFT}
-    add {slab}, {done}                      # slab = slabs + (id << SHIFT)
-    mov {done}, qword ptr [{slab} + {class_at}]       # cur = header.cur
-    cmp {done:e}, dword ptr [{slab} + {class_at} + {END_AT}]
+    add {slab}, {done}
+    add {slab}, {class_at}                # header, by one register (see README)
+    mov {done}, qword ptr [{slab}]          # cur = header.cur
+    cmp {done:e}, dword ptr [{slab} + {END_AT}]
     jae 8f                                  # lo32(cur) >= end_lo: full
     mov qword ptr [{done}], {object}        # *cur = object
     add {done}, 8
-    mov qword ptr [{slab} + {class_at}], {done}       # COMMIT header.cur = cur + 8
+    mov qword ptr [{slab}], {done}          # COMMIT header.cur = cur + 8
 4:
 5:
     .pushsection .text.cidalloc_cold, "ax", @progbits

@@ -57,15 +57,15 @@ impl PageMap {
     }
 
     /// The class of the block at `addr`, NONE for large and foreign pointers.
-    #[inline(always)]
     pub fn class_of(&self, addr: usize) -> ClassId {
-        match self.page_of(addr) {
-            // SAFETY: `page_of` has checked that the entry exists.
-            Some(page) => unsafe {
-                ClassId((*self.classes.load(Relaxed).add(page.0 as usize)).load(Relaxed))
-            },
-            None => ClassId::NONE,
-        }
+        self.page_of(addr).map_or(ClassId::NONE, |page| self.class_of_page(page))
+    }
+
+    /// The class of the blocks in a page that [`PageMap::page_of`] has given.
+    #[inline(always)]
+    pub fn class_of_page(&self, page: PageId) -> ClassId {
+        // SAFETY: a page of `page_of` has an entry.
+        unsafe { ClassId((*self.classes.load(Relaxed).add(page.0 as usize)).load(Relaxed)) }
     }
 
     /// The unit of the span record of a page, 0 if it has none.

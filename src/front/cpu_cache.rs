@@ -12,8 +12,8 @@
 //! may keep together, at last from a slab that misses less. When a budget is
 //! used up, classes that have not missed lately give room.
 //!
-//! Invariants, under a slab's lock: `used_bytes` = sum of slots × object size;
-//! `TAKEN_BYTES` = sum of budgets.
+//! Invariants, under a slab's lock: `used_bytes` = sum of slots × object size, at
+//! most `budget_bytes`; `TAKEN_BYTES` = sum of budgets.
 //! Locks: the slab's (rank Slab), then the middle's.
 
 #![allow(unsafe_code)]
@@ -83,6 +83,8 @@ pub struct Slab {
     next_slot: u32,
     budget_bytes: usize,
     used_bytes: usize,
+    /// Budget that another slab needs more: given up at the next miss.
+    debt_bytes: usize,
     classes: [ClassSlots; size_class::COUNT],
 }
 
@@ -148,7 +150,7 @@ fn current(words: &ThreadWords) -> Cid {
 /// threads that the fast path turns away.
 pub fn pop(words: &ThreadWords, class: ClassId) -> usize {
     let mut one = [0];
-    match words.state {
+    let got = match words.state {
         // SAFETY: this thread's words.
         State::Sections => unsafe {
             sections::pop_batch(words, slab::slab_addr(Cid(0)), slab::class_at(class), &mut one)
@@ -159,7 +161,9 @@ pub fn pop(words: &ThreadWords, class: ClassId) -> usize {
             locked::pop_batch(header(cid, class), &mut one)
         }
     };
-    one[0]
+    // An aborted section may have left an object in the buffer that it did not
+    // take: only the count says.
+    if got == 1 { one[0] } else { 0 }
 }
 
 /// Puts an object back without the middle; whether there was room.
@@ -322,6 +326,7 @@ impl Slab {
             return;
         }
         self.class(class).missed = true;
+        self.pay_debt(access, cid, class);
         let header = header(cid, class);
         if header.limits() == STOPPED && self.class(class).array > 0 {
             let limits = self.class(class).limits(cid);
@@ -435,7 +440,7 @@ impl Slab {
     }
 
     /// Takes `need` bytes of budget (already counted) from a slab that does not
-    /// use them, or misses less.
+    /// use them. A slab that uses its own and misses less will give some up.
     fn steal_budget(&mut self, process: &Process, cid: Cid, need: usize) -> bool {
         for other in 0..process.slabs() {
             if other == cid.0 {
@@ -443,17 +448,28 @@ impl Slab {
             }
             // Never waits: the other's lock may be held for long.
             let Some(mut victim) = state(Cid(other)).try_lock() else { continue };
-            let spare = victim.budget_bytes.saturating_sub(victim.used_bytes);
-            let calm = victim.misses.wrapping_sub(victim.seen_misses)
-                < self.misses.wrapping_sub(self.seen_misses) / 2;
-            if victim.budget_bytes >= need && (spare >= need || calm) {
-                // Over its budget now, it gives slots up at its next miss.
+            if victim.budget_bytes - victim.used_bytes >= need {
                 victim.budget_bytes -= need;
                 TAKEN_BYTES.fetch_sub(need, Relaxed);
                 return true;
             }
+            let calm = victim.misses.wrapping_sub(victim.seen_misses)
+                < self.misses.wrapping_sub(self.seen_misses) / 2;
+            if calm {
+                victim.debt_bytes = need.min(victim.budget_bytes);
+            }
         }
         false
+    }
+
+    /// Gives up what another slab has asked for: only the thread that holds the
+    /// cid can shrink classes without a fence.
+    fn pay_debt(&mut self, access: &Access, cid: Cid, class: ClassId) {
+        let debt = core::mem::take(&mut self.debt_bytes);
+        if debt > 0 && self.steal_slots(access, cid, class, debt) {
+            self.budget_bytes -= debt;
+            TAKEN_BYTES.fetch_sub(debt, Relaxed);
+        }
     }
 
     /// Halves classes that have not missed since the last time round, until the
@@ -507,7 +523,7 @@ impl Slab {
             *self.class(class) = ClassSlots::NONE;
         }
         TAKEN_BYTES.fetch_sub(self.budget_bytes, Relaxed);
-        (self.budget_bytes, self.used_bytes) = (0, 0);
+        (self.budget_bytes, self.used_bytes, self.debt_bytes) = (0, 0, 0);
         self.give_pages_back(cid);
         self.next_slot = FIRST_SLOT;
         self.open = false;
