@@ -76,7 +76,68 @@ stage_tests() {
 }
 
 # One program of tables of rules: to preload the library into, and static.
-stage_rules() {
+stage_rules() { # NAME COMPILER MAIN-TABLE SUFFIX
+	local name=$1 compiler=$2 table=$3 suffix=$4 objects object source linked
+	for linked in '' -DLINKED; do
+		objects=()
+		for source in tests/c/$table tests/c/*_rules.$suffix tests/c/runner.c tests/c/find.c; do
+			object=$target/rules/$name-$(basename "$source")$linked.o
+			case $source in
+			*.cc) set -- $cross-g++ -std=c++17 ;;
+			*) set -- $cross-gcc -std=gnu11 ;;
+			esac
+			"$@" $linked -O1 -fno-builtin -pthread -w -I ffi/include -c "$source" -o "$object" || return
+			objects+=("$object")
+		done
+		if [ -z "$linked" ]; then
+			$compiler "${objects[@]}" -pthread -rdynamic -o "$stage/$name" || return
+		else
+			$compiler "${objects[@]}" "$stage/libcidalloc.a" -static -pthread -o "$stage/$name-static" || return
+		fi
+	done
+}
+
+# ---------------------------------------------------------------- run
+# The functions from here to `kernel_steps` run on the host and, copied with
+# `declare -f`, in the guest, whose shell is busybox's.
+
+# Runs a step: `start` runs its program with the variables named before it.
+# Rules may be broken that are `excused`, between spaces.
+step() { # WHAT [VARIABLE=VALUE]... PROGRAM [ARGUMENT]...
+	what=$1
+	shift
+	start "$@" >step.log 2>&1 </dev/null
+	status=$?
+	broken=$(sed -n 's/^BROKEN *\([^ ]*\).*/\1/p' step.log)
+	if [ $status = 1 ] && [ -n "$broken" ]; then
+		status=0
+		for rule in $broken; do
+			case $excused in *" $rule "*) ;; *) status=1 ;; esac
+		done
+	fi
+	if [ $status = 0 ]; then
+		echo "ok aarch64: $where: $what${broken:+, but for the emulator: }$(echo $broken)"
+	else
+		echo "FAIL aarch64: $where: $what: status $status"
+		grep -v '^kept ' step.log | tail -n 40 | sed 's/^/  /'
+	fi
+}
+
+# The mode of the library in a program that only looks at its header.
+mode_is() { # MODE [VARIABLE=VALUE]...
+	due=$1
+	shift
+	rm -f stats.json
+	step "a program runs ($due${1:+, $1})" "$@" CIDALLOC_STATS=json:stats.json ./header
+	if grep -q "\"mode\":\"$due\"" stats.json 2>/dev/null; then
+		echo "ok aarch64: $where: the mode is $due${1:+ with $1}"
+	else
+		echo "FAIL aarch64: $where: the mode is not $due${1:+ with $1}"
+		[ ! -e stats.json ] || sed 's/"classes".*//; s/^/  /' stats.json
+	fi
+}
+
+rules() {
 	for name in rules-c rules-cxx; do
 		step "$name, preloaded" LD_PRELOAD=./libcidalloc.so ./$name
 		step "$name, static, in one process" ./$name-static --together
