@@ -94,13 +94,19 @@ mod native {
         #[cfg(target_arch = "x86_64")]
         macro_rules! sequence {
             ($name:literal) => {
-                include_str!(concat!("../asm/x86_64/", $name))
+                concat!(
+                    include_str!(concat!("../asm/x86_64/", $name)),
+                    include_str!("../asm/x86_64/section.s")
+                )
             };
         }
         #[cfg(target_arch = "aarch64")]
         macro_rules! sequence {
             ($name:literal) => {
-                include_str!(concat!("../asm/aarch64/", $name))
+                concat!(
+                    include_str!(concat!("../asm/aarch64/", $name)),
+                    include_str!("../asm/aarch64/section.s")
+                )
             };
         }
 

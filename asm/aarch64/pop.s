@@ -7,6 +7,7 @@
 //          if lo32(cur) <= header.begin_lo: return 0
 //          object = cur[-1]
 //          header.cur = cur - 8             // COMMIT
+//   abort: nothing was written, retry
 //
 // in   {class_at}  offset of the class's header in a slab, survives
 // out  {object}    the object, or zero to take the slow path
@@ -38,21 +39,5 @@
     ldr {object}, [{cur}, -8]!              // object = cur[-1], cur = cur - 8
     str {cur}, [{slab}]                     // COMMIT header.cur = cur
 4:
+8:
 5:
-    .pushsection .text.cidalloc_cold, "ax", @progbits
-    .inst {SIGNATURE}
-7:
-    b 2b                                    // aborted: nothing was written, retry
-    .popsection
-    .pushsection __rseq_cs, "aw", @progbits
-    .balign 32
-6:
-    .long 0, 0
-    .quad 3b, 4b - 3b, 7b
-    .popsection
-    .pushsection __rseq_cs_ptr_array, "awR", @progbits
-    .quad 6b
-    .popsection
-    .pushsection __rseq_exit_point_array, "awR", @progbits
-    .quad 3b, 5b
-    .popsection

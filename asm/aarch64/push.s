@@ -7,6 +7,7 @@
 //          if lo32(cur) >= header.end_lo: return 0
 //          *cur = object                    // above the top: nobody's yet
 //          header.cur = cur + 8             // COMMIT
+//   abort: no slot below cur was written, retry
 //
 // in   {class_at}  offset of the class's header in a slab, survives
 //      {object}    the object, survives
@@ -40,21 +41,5 @@
     add {done}, {desc}, 8
     str {done}, [{slab}]                    // COMMIT header.cur = cur + 8
 4:
+8:
 5:
-    .pushsection .text.cidalloc_cold, "ax", @progbits
-    .inst {SIGNATURE}
-7:
-    b 2b                                    // aborted: no slot below cur was written, retry
-    .popsection
-    .pushsection __rseq_cs, "aw", @progbits
-    .balign 32
-6:
-    .long 0, 0
-    .quad 3b, 4b - 3b, 7b
-    .popsection
-    .pushsection __rseq_cs_ptr_array, "awR", @progbits
-    .quad 6b
-    .popsection
-    .pushsection __rseq_exit_point_array, "awR", @progbits
-    .quad 3b, 5b
-    .popsection

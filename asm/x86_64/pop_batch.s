@@ -8,6 +8,7 @@
 #          for i in 0..k: out[i] = *--cur   # the caller's buffer: private
 #          header.cur = cur                 # COMMIT
 #          return k
+#   abort: only the buffer was written, retry
 #
 # in   {slabs} {index} {rseq} {class_at} {buffer} {n}, n > 0; all survive
 # out  {k}
@@ -42,20 +43,4 @@
 8:
     xor {k:e}, {k:e}                        # return 0
     jmp 5b
-    .byte 0x0f, 0xb9, 0x3d                  # the signature, as an undefined instruction
-    .long {SIGNATURE}
-7:
-    jmp 2b                                  # aborted: only the buffer was written, retry
-    .popsection
-    .pushsection __rseq_cs, "aw", @progbits
-    .balign 32
-6:
-    .long 0, 0
-    .quad 3b, 4b - 3b, 7b
-    .popsection
-    .pushsection __rseq_cs_ptr_array, "awR", @progbits
-    .quad 6b
-    .popsection
-    .pushsection __rseq_exit_point_array, "awR", @progbits
-    .quad 3b, 8b
     .popsection

@@ -8,6 +8,7 @@
 #          for i in 0..k: *cur++ = in[i]    # above the top: nobody's yet
 #          header.cur = cur                 # COMMIT
 #          return k
+#   abort: no slot below cur was written, retry
 #
 # in   {slabs} {index} {rseq} {class_at} {buffer} {n}, n > 0; all survive
 # out  {k}: in[0..k] were pushed
@@ -42,20 +43,4 @@
 8:
     xor {k:e}, {k:e}                        # return 0
     jmp 5b
-    .byte 0x0f, 0xb9, 0x3d                  # the signature, as an undefined instruction
-    .long {SIGNATURE}
-7:
-    jmp 2b                                  # aborted: no slot below cur was written, retry
-    .popsection
-    .pushsection __rseq_cs, "aw", @progbits
-    .balign 32
-6:
-    .long 0, 0
-    .quad 3b, 4b - 3b, 7b
-    .popsection
-    .pushsection __rseq_cs_ptr_array, "awR", @progbits
-    .quad 6b
-    .popsection
-    .pushsection __rseq_exit_point_array, "awR", @progbits
-    .quad 3b, 8b
     .popsection

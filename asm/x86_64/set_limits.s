@@ -4,6 +4,7 @@
 #   start: if *index != cid: return 0
 #          header.limits = limits           # COMMIT
 #          return 1
+#   abort: nothing was written, retry
 #
 # in   {index} {rseq} {cid} {header} {limits}; all survive
 # out  {done}
@@ -22,20 +23,4 @@
 8:
     xor {done:e}, {done:e}                  # return 0
     jmp 5b
-    .byte 0x0f, 0xb9, 0x3d                  # the signature, as an undefined instruction
-    .long {SIGNATURE}
-7:
-    jmp 2b                                  # aborted: nothing was written, retry
-    .popsection
-    .pushsection __rseq_cs, "aw", @progbits
-    .balign 32
-6:
-    .long 0, 0
-    .quad 3b, 4b - 3b, 7b
-    .popsection
-    .pushsection __rseq_cs_ptr_array, "awR", @progbits
-    .quad 6b
-    .popsection
-    .pushsection __rseq_exit_point_array, "awR", @progbits
-    .quad 3b, 8b
     .popsection

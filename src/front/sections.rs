@@ -15,13 +15,19 @@ use core::arch::asm;
 #[cfg(target_arch = "x86_64")]
 macro_rules! sequence {
     ($name:literal) => {
-        include_str!(concat!("../../asm/x86_64/", $name))
+        concat!(
+            include_str!(concat!("../../asm/x86_64/", $name)),
+            include_str!("../../asm/x86_64/section.s")
+        )
     };
 }
 #[cfg(target_arch = "aarch64")]
 macro_rules! sequence {
     ($name:literal) => {
-        include_str!(concat!("../../asm/aarch64/", $name))
+        concat!(
+            include_str!(concat!("../../asm/aarch64/", $name)),
+            include_str!("../../asm/aarch64/section.s")
+        )
     };
 }
 
@@ -84,7 +90,35 @@ pub unsafe fn push(class_at: usize, object: usize) -> bool {
     done != 0
 }
 
-/// Takes up to `out.len()` objects into `out`; how many.
+/// A batch sequence: `$limit` is the limit that it compares with.
+macro_rules! batch {
+    ($name:literal, $limit:ident, $words:ident, $slabs:ident, $class_at:ident, $buffer:expr, $n:expr) => {{
+        let k: usize;
+        asm!(
+            sequence!($name),
+            slabs = in(reg) $slabs,
+            index = in(reg) $words.index,
+            rseq = in(reg) $words.rseq,
+            class_at = in(reg) $class_at,
+            buffer = in(reg) $buffer,
+            n = in(reg) $n,
+            k = out(reg) k,
+            header = out(reg) _,
+            cur = out(reg) _,
+            i = out(reg) _,
+            object = out(reg) _,
+            RSEQ_CS_AT = const RSEQ_CS_AT,
+            SLAB_SHIFT = const SLAB_SHIFT,
+            $limit = const $limit,
+            SIGNATURE = const SIGNATURE,
+            options(nostack)
+        );
+        k
+    }};
+}
+
+/// Takes up to `out.len()` objects into `out`; how many. What lies in `out`
+/// beyond that count was not taken.
 ///
 /// # Safety
 /// `words` are this thread's, whose state is `Sections`; `slabs` the base.
@@ -98,30 +132,8 @@ pub unsafe fn pop_batch(
     if out.is_empty() {
         return 0;
     }
-    let k: usize;
     // SAFETY: as `pop`; the buffer is as long as it says.
-    unsafe {
-        asm!(
-            sequence!("pop_batch.s"),
-            slabs = in(reg) slabs,
-            index = in(reg) words.index,
-            rseq = in(reg) words.rseq,
-            class_at = in(reg) class_at,
-            buffer = in(reg) out.as_mut_ptr(),
-            n = in(reg) out.len(),
-            k = out(reg) k,
-            header = out(reg) _,
-            cur = out(reg) _,
-            i = out(reg) _,
-            object = out(reg) _,
-            RSEQ_CS_AT = const RSEQ_CS_AT,
-            SLAB_SHIFT = const SLAB_SHIFT,
-            BEGIN_AT = const BEGIN_AT,
-            SIGNATURE = const SIGNATURE,
-            options(nostack)
-        );
-    }
-    k
+    unsafe { batch!("pop_batch.s", BEGIN_AT, words, slabs, class_at, out.as_mut_ptr(), out.len()) }
 }
 
 /// Puts objects on top, the first ones first, as many as there is room for; how
@@ -139,30 +151,10 @@ pub unsafe fn push_batch(
     if objects.is_empty() {
         return 0;
     }
-    let k: usize;
     // SAFETY: as `push`; the buffer is as long as it says.
     unsafe {
-        asm!(
-            sequence!("push_batch.s"),
-            slabs = in(reg) slabs,
-            index = in(reg) words.index,
-            rseq = in(reg) words.rseq,
-            class_at = in(reg) class_at,
-            buffer = in(reg) objects.as_ptr(),
-            n = in(reg) objects.len(),
-            k = out(reg) k,
-            header = out(reg) _,
-            cur = out(reg) _,
-            i = out(reg) _,
-            object = out(reg) _,
-            RSEQ_CS_AT = const RSEQ_CS_AT,
-            SLAB_SHIFT = const SLAB_SHIFT,
-            END_AT = const END_AT,
-            SIGNATURE = const SIGNATURE,
-            options(nostack)
-        );
+        batch!("push_batch.s", END_AT, words, slabs, class_at, objects.as_ptr(), objects.len())
     }
-    k
 }
 
 /// Writes the limits of a header if this thread holds `cid`; whether it did.
