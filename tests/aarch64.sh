@@ -193,7 +193,7 @@ run_in_kernel() { # KERNEL
 		declare -f step mode_is rules kernel_steps
 		echo 'start() { env "$@"; }'
 		# Tests write where cargo said they may.
-		echo "where='kernel $kernel'; mkdir -p '$target/tmp'; kernel_steps; echo finished"
+		echo "where='kernel $kernel'; mkdir -p '$target/$triple/tmp'; kernel_steps; echo finished"
 	} >"$stage/steps"
 	chmod +x "$stage/steps"
 	"$vmrun" --kernel "$kernel" --arch aarch64 --libc 2.41 --mem 2G --timeout 1500 --share "$stage" -- ./steps 2>"$target/vmrun.log" |

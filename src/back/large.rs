@@ -18,10 +18,6 @@ use crate::os::fault::{Fault, die};
 use crate::os::sys;
 use crate::units::{ClassId, HUGE_BYTES, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages};
 
-/// Half of what the kernel lets a process have (vm.max_map_count): above, blocks
-/// are copied, and the other half stays for the application.
-const MAPPINGS_MOST: u32 = 32 << 10;
-
 /// How a block's pages lie: `whole` hugepages, then `tail` pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Shape {
@@ -256,10 +252,7 @@ impl PageHeap {
     /// 6.17 refuse several mappings, later ones may stop half way.
     fn relocate(&mut self, page: PageId, old: Pages, new: Pages) -> Option<PageId> {
         let shape = Shape::of(old);
-        // Every move may split two mappings that never join again, and there are
-        // at most as many splits as hugepages.
-        let mappings = self.table.count.min(self.counts.moves.saturating_mul(2));
-        if shape.whole == 0 || mappings > MAPPINGS_MOST {
+        if shape.whole == 0 || !self.may_move() {
             return None;
         }
         let to = self.take_block(new, PAGE_BYTES)?.0;

@@ -52,6 +52,8 @@ struct Policy {
     thp: Thp,
     thp_after_bytes: usize,
     os_page_bytes: usize,
+    /// Large blocks may move by mremap.
+    moves: bool,
     /// Mapped memory counts against a limit: map no more than asked for.
     frugal: bool,
 }
@@ -71,6 +73,9 @@ pub struct Counts {
     pub moves: u32,
 }
 
+/// Half of what the kernel lets a process have (vm.max_map_count): above, blocks
+/// are copied, and the other half stays for the application.
+const MAPPINGS_MOST: u32 = 32 << 10;
 /// New arena is mapped in an eighth of what there is, within these hugepages.
 const EXTEND_LEAST: u32 = 4;
 const EXTEND_MOST: u32 = 32;
@@ -99,6 +104,7 @@ impl PageHeap {
             thp: Thp::Never,
             thp_after_bytes: 0,
             os_page_bytes: PAGE_BYTES,
+            moves: false,
             frugal: false,
         },
         filler_low_pages: 0,
@@ -120,6 +126,7 @@ impl PageHeap {
             thp: if config.thp { machine.thp } else { Thp::Never },
             thp_after_bytes: config.thp_after_bytes,
             os_page_bytes: machine.os_page_bytes,
+            moves: machine.moves_mappings,
             frugal: machine.address_limit_bytes.is_some() || machine.strict_overcommit,
         };
         let s = &self.space;
@@ -221,6 +228,13 @@ impl PageHeap {
             self.advise(first, len);
         }
         taken
+    }
+
+    /// Whether one more block may be moved by mremap: every move may split two
+    /// mappings that never join again, at most as many as there are hugepages.
+    pub(super) fn may_move(&self) -> bool {
+        let mappings = self.table.count.min(self.counts.moves.saturating_mul(2));
+        self.policy.moves && mappings <= MAPPINGS_MOST
     }
 
     /// Returns hugepages that are in no state to the ranges.

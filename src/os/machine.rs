@@ -1,5 +1,7 @@
 //! Facts about the machine, read once at initialisation.
 
+#![allow(unsafe_code)]
+
 use crate::os::sys;
 use core::ffi::CStr;
 
@@ -24,6 +26,9 @@ pub struct Machine {
     pub thp: Thp,
     /// RLIMIT_AS in bytes, `None` when unlimited.
     pub address_limit_bytes: Option<u64>,
+    /// Mappings can be moved and leave an empty one behind. Kernels that can know
+    /// rseq; qemu's user mode does not, and forgets what stays mapped.
+    pub moves_mappings: bool,
     /// vm.overcommit_memory is 2: mapped memory is counted before it is touched.
     pub strict_overcommit: bool,
 }
@@ -40,6 +45,8 @@ impl Machine {
             // The constant's type differs between C libraries.
             #[allow(clippy::unnecessary_cast)]
             address_limit_bytes: sys::soft_limit(libc::RLIMIT_AS as u32),
+            // SAFETY: nothing to register, so every kernel refuses; the error says why.
+            moves_mappings: unsafe { sys::rseq(0, 0, 0, 0) } != Err(libc::ENOSYS),
             strict_overcommit: first_byte(c"/proc/sys/vm/overcommit_memory") == Some(b'2'),
         }
     }

@@ -246,10 +246,17 @@ pub fn kernel_release() -> Option<(u32, u32)> {
     Some((next()?, next()?))
 }
 
-/// The value of an auxiliary vector entry, 0 if absent.
+/// The value of an auxiliary vector entry, 0 if absent. Leaves errno alone.
 pub fn auxv(kind: libc::c_ulong) -> usize {
-    // SAFETY: getauxval reads memory set up before any code of ours runs.
-    unsafe { libc::getauxval(kind) as usize }
+    // SAFETY: getauxval reads memory set up before any code of ours runs; for an
+    // absent entry it sets errno, which the first malloc must not.
+    unsafe {
+        let errno = libc::__errno_location();
+        let before = *errno;
+        let value = libc::getauxval(kind) as usize;
+        *errno = before;
+        value
+    }
 }
 
 #[cfg(test)]

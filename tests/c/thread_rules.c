@@ -3,6 +3,7 @@
 #include "rule.h"
 
 #include <malloc.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -228,7 +229,7 @@ static void small_stacks_suffice(void) {
     void *result = NULL;
     int here;
     pthread_attr_init(&attributes);
-    CHECK(pthread_attr_setstacksize(&attributes, 32768) == 0);
+    CHECK(pthread_attr_setstacksize(&attributes, PTHREAD_STACK_MIN > 32768 ? PTHREAD_STACK_MIN : 32768) == 0);
     if (!CHECK(pthread_create(&thread, &attributes, on_a_small_stack, &here) == 0)) return;
     pthread_join(thread, &result);
     CHECK(result == &here);
