@@ -152,7 +152,7 @@ user_steps() {
 	rules
 	step "unit tests" ./cidalloc
 	step "histories" CIDALLOC_TEST_MODE=locked CIDALLOC_TEST_CASES=10 ./history --exact child_runs_histories --ignored
-	step "stress" CIDALLOC_TEST_MODE=locked CIDALLOC_TEST_SECONDS=2 ./stress --exact child_scenes --ignored
+	step "stress" CIDALLOC_TEST_MODE=locked CIDALLOC_TEST_SECONDS=4 ./stress --exact child_scenes --ignored
 }
 
 kernel_steps() {
@@ -164,7 +164,7 @@ kernel_steps() {
 	rules
 	step "unit tests" ./cidalloc
 	step "histories" CIDALLOC_TEST_CASES=10 ./history
-	step "stress" CIDALLOC_TEST_STRESS_SECONDS=1 ./stress
+	step "stress" CIDALLOC_TEST_STRESS_SECONDS=4 ./stress blocks_are_conserved
 }
 
 run_in_qemu() {
