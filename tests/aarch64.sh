@@ -226,6 +226,12 @@ build "rules in C build" stage_rules rules-c $cross-gcc tables_c.c c || exit
 build "rules in C++ build" stage_rules rules-cxx $cross-g++ tables_cxx.c cc || exit
 build "header" $cross-gcc -I ffi/include tests/c/header.c -L "$stage" -lcidalloc "-Wl,-rpath,\$ORIGIN" -o "$stage/header" || exit
 
+# The golden instruction mix, of the binaries just built.
+fast_path() {
+	CIDALLOC_TEST_AARCH64_DIR=$target/$triple/release cargo test --profile checked --test fast_path aarch64
+}
+build "fast paths are as recorded" fast_path
+
 run_in_qemu
 
 if [ -x "$vmrun" ]; then
