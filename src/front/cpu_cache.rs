@@ -7,8 +7,8 @@
 //! overflow(class, o)   slab's lock: revive or grow
 //!   push, else pop_batch half of the class and middle::give
 //! ```
-//! A class has no slots at first; each miss doubles them, within the slab's
-//! budget. A slab starts with a small budget and takes more from what all slabs
+//! A class has no slots at first; each miss doubles them, or adds a batch where
+//! the slab's budget has no more. A slab starts with a small budget and takes more from what all slabs
 //! may keep together, at last from a slab that misses less. When a budget is
 //! used up, classes that have not missed lately give room.
 //!
@@ -349,22 +349,34 @@ impl Slab {
         true
     }
 
-    /// Doubles a class's slots, as far as budget and address space allow.
+    /// Gives a class more slots, as far as budget and address space allow.
     fn grow(&mut self, process: &Process, access: &Access, cid: Cid, class: ClassId) {
         let info = size_class::info(class);
         let now = *self.class(class);
-        let target = match now.slots {
-            0 => (FIRST_BYTES / info.size_bytes as usize)
-                .clamp(*FIRST_SLOTS.start(), *FIRST_SLOTS.end()),
-            n => (n as usize * 2).min(info.slots_max as usize),
+        let slots = now.slots as usize;
+        let most = info.slots_max as usize;
+        // Doubled if the budget has it for the asking; else one batch more, for
+        // which other classes may have to give room.
+        let (wished, least) = match slots {
+            0 => {
+                let first = (FIRST_BYTES / info.size_bytes as usize)
+                    .clamp(*FIRST_SLOTS.start(), *FIRST_SLOTS.end());
+                (first, first)
+            }
+            n => ((n * 2).min(most), (n + info.batch_max as usize).min(most)),
         };
-        if target <= now.slots as usize {
+        let bytes = |target: usize| (target - slots) * info.size_bytes as usize;
+        let target = if wished > slots && self.find_budget(process, cid, bytes(wished)) {
+            wished
+        } else if least > slots
+            && (self.find_budget(process, cid, bytes(least))
+                || self.steal_slots(access, cid, class, bytes(least)))
+        {
+            least
+        } else {
             return;
-        }
-        let more_bytes = (target - now.slots as usize) * info.size_bytes as usize;
-        if !self.find_room(process, access, cid, class, more_bytes) {
-            return;
-        }
+        };
+        let more_bytes = bytes(target);
         if target <= now.array as usize {
             let slots = self.class(class);
             slots.slots = target as u16;
@@ -417,15 +429,9 @@ impl Slab {
         true
     }
 
-    /// Makes `used_bytes + more` fit the budget: raises it, or steals.
-    fn find_room(
-        &mut self,
-        process: &Process,
-        access: &Access,
-        cid: Cid,
-        class: ClassId,
-        more: usize,
-    ) -> bool {
+    /// Makes `used_bytes + more` fit the budget by raising it; false where it
+    /// cannot be raised.
+    fn find_budget(&mut self, process: &Process, cid: Cid, more: usize) -> bool {
         if self.used_bytes + more <= self.budget_bytes {
             return true;
         }
@@ -436,7 +442,7 @@ impl Slab {
             return true;
         }
         TAKEN_BYTES.fetch_sub(need, Relaxed);
-        self.steal_slots(access, cid, class, more)
+        false
     }
 
     /// Takes `need` bytes of budget (already counted) from a slab that does not
