@@ -67,7 +67,9 @@ impl Planted {
             (Fault::Overlap, Some((last, len))) if size >= 1000 && len >= size + GRAIN => {
                 ptr = (last + GRAIN) as *mut u8;
             }
-            (Fault::HandedOutTwice, Some((last, len))) if len > 64 && size > 64 && size <= len => {
+            (Fault::HandedOutTwice, Some((last, len)))
+                if len > 64 && size > 64 && size <= len && last % align == 0 =>
+            {
                 ptr = last as *mut u8;
             }
             // SAFETY: within the block.
