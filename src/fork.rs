@@ -27,17 +27,23 @@ unsafe extern "C" {
     ) -> core::ffi::c_int;
 }
 
-/// Registers the handlers, once; called at a thread's first slow path.
+/// Registers the handlers, once: in the first slow path or, where nothing has
+/// allocated yet, in our constructor, whichever comes first.
 ///
-/// That is before the constructors of other libraries: their handlers, which
-/// may allocate, then run before ours takes the locks, and after they are free.
-pub fn install() {
+/// Handlers of libraries that register later, and may allocate, then run before
+/// ours take the locks, and after they are free again.
+pub extern "C" fn install() {
     static DONE: AtomicBool = AtomicBool::new(false);
-    if !DONE.swap(true, Relaxed) {
+    // Relaxed: the exchange lets one caller through, and nothing else depends.
+    if !DONE.load(Relaxed) && !DONE.swap(true, Relaxed) {
         // SAFETY: registers three functions. It may allocate, which works here.
         unsafe { pthread_atfork(prepare, parent, child) };
     }
 }
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static INSTALL: extern "C" fn() = install;
 
 extern "C" fn prepare() {
     let Some(process) = process::get() else { return };

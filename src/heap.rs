@@ -59,6 +59,7 @@ pub fn allocate_aligned(size: usize, align: usize) -> *mut u8 {
 #[cold]
 fn large_counted(size: usize, align: usize) -> (*mut u8, bool) {
     let Some(process) = process::get() else { return (null_mut(), false) };
+    crate::fork::install();
     counters::count_allocation(process);
     heartbeat::count_large(process);
     large_block(size, align)

@@ -69,7 +69,8 @@ void *cidalloc_new_slow(size_t size, size_t align) {
     if (void *block = cidalloc_allocate_for_new(size, align))
       return block;
     new_handler handler = current_handler();
-    if (!handler)
+    // No handler can make an alignment valid.
+    if (!handler || align == 0 || (align & (align - 1)) != 0)
       throw_bad_alloc(size);
     handler();
   }
@@ -80,7 +81,7 @@ void *cidalloc_new_nothrow_slow(size_t size, size_t align) {
     if (void *block = cidalloc_allocate_for_new(size, align))
       return block;
     new_handler handler = current_handler();
-    if (!handler)
+    if (!handler || align == 0 || (align & (align - 1)) != 0)
       return nullptr;
     try {
       handler();

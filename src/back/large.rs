@@ -288,12 +288,25 @@ impl PageHeap {
     /// not: then `to` is mapped and of any contents.
     fn move_hugepage(&mut self, from: HugeId, to: HugeId) -> bool {
         // SAFETY: both are the caller's blocks.
-        if unsafe { sys::mremap_move(huge_addr(from), huge_addr(to), HUGE_BYTES) }.is_ok() {
-            // The mapping has come along with what was said of it.
-            self.table.at(to.0).advice = self.table.at(from.0).advice;
-            return true;
+        let refused = match unsafe { sys::mremap_move(huge_addr(from), huge_addr(to), HUGE_BYTES) }
+        {
+            Ok(_) => {
+                // The mapping has come along with what was said of it.
+                self.table.at(to.0).advice = self.table.at(from.0).advice;
+                return true;
+            }
+            Err(error) => error,
+        };
+        if refused == libc::EINVAL {
+            // The kernel knows no move that leaves the old mapping.
+            self.never_move();
         }
-        // The kernel may have unmapped the target before it refused.
+        // The kernel may have unmapped the target before it refused: advice that
+        // changes nothing fails only there.
+        // SAFETY: a block of ours.
+        if unsafe { sys::madvise(huge_addr(to), HUGE_BYTES, libc::MADV_NORMAL) }.is_ok() {
+            return false;
+        }
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_FIXED | libc::MAP_NORESERVE;
         // SAFETY: a new block of ours, nothing in it yet.

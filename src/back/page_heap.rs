@@ -230,8 +230,13 @@ impl PageHeap {
         taken
     }
 
-    /// Whether one more block may be moved by mremap: every move may split two
-    /// mappings that never join again, at most as many as there are hugepages.
+    /// Blocks are copied from now on.
+    pub(super) fn never_move(&mut self) {
+        self.policy.moves = false;
+    }
+
+    /// Whether one more block may be moved by mremap: moves split mappings that
+    /// never join again, at most as many as there are hugepages.
     pub(super) fn may_move(&self) -> bool {
         let mappings = self.table.count.min(self.counts.moves.saturating_mul(2));
         self.policy.moves && mappings <= MAPPINGS_MOST

@@ -297,6 +297,11 @@ impl Slab {
         &mut self.classes[class.index()]
     }
 
+    /// What a class's slots may hold, in bytes.
+    fn bytes_of(&mut self, class: ClassId) -> usize {
+        self.class(class).slots as usize * size_class::info(class).size_bytes as usize
+    }
+
     /// Whether it is time to look at the clock.
     fn beat(&self) -> bool {
         self.misses % HEARTBEAT_MISSES == 0
@@ -448,6 +453,10 @@ impl Slab {
     /// Takes `need` bytes of budget (already counted) from a slab that does not
     /// use them. A slab that uses its own and misses less will give some up.
     fn steal_budget(&mut self, process: &Process, cid: Cid, need: usize) -> bool {
+        if OPEN_SLABS.load(Relaxed) < 2 {
+            return false;
+        }
+        let mut asked = false;
         for other in 0..process.slabs() {
             if other == cid.0 {
                 continue;
@@ -456,13 +465,15 @@ impl Slab {
             let Some(mut victim) = state(Cid(other)).try_lock() else { continue };
             if victim.budget_bytes - victim.used_bytes >= need {
                 victim.budget_bytes -= need;
+                victim.debt_bytes = victim.debt_bytes.saturating_sub(need);
                 TAKEN_BYTES.fetch_sub(need, Relaxed);
                 return true;
             }
             let calm = victim.misses.wrapping_sub(victim.seen_misses)
                 < self.misses.wrapping_sub(self.seen_misses) / 2;
-            if calm {
+            if calm && !asked && victim.open {
                 victim.debt_bytes = need.min(victim.budget_bytes);
+                asked = true;
             }
         }
         false
@@ -472,15 +483,25 @@ impl Slab {
     /// cid can shrink classes without a fence.
     fn pay_debt(&mut self, access: &Access, cid: Cid, class: ClassId) {
         let debt = core::mem::take(&mut self.debt_bytes);
-        if debt > 0 && self.steal_slots(access, cid, class, debt) {
-            self.budget_bytes -= debt;
-            TAKEN_BYTES.fetch_sub(debt, Relaxed);
+        if debt == 0 {
+            return;
         }
+        // As much of it as the other classes can give.
+        let own = self.bytes_of(class);
+        let debt = debt.min(self.budget_bytes - own.min(self.budget_bytes));
+        self.steal_slots(access, cid, class, debt);
+        let paid = debt.min(self.budget_bytes - self.used_bytes);
+        self.budget_bytes -= paid;
+        TAKEN_BYTES.fetch_sub(paid, Relaxed);
     }
 
     /// Halves classes that have not missed since the last time round, until the
     /// budget has room.
     fn steal_slots(&mut self, access: &Access, cid: Cid, class: ClassId, more: usize) -> bool {
+        // The class itself gives nothing.
+        if self.bytes_of(class) + more > self.budget_bytes {
+            return false;
+        }
         for _ in 0..2 * size_class::COUNT {
             if self.used_bytes + more <= self.budget_bytes {
                 return true;

@@ -142,7 +142,7 @@ impl Transfer {
     }
 
     fn make_room(&mut self, class: ClassId, wanted: usize) {
-        self.refused += 1;
+        self.refused = self.refused.saturating_add(1);
         if self.refused <= PATIENCE || SLOTS_BASE.load(Relaxed) == 0 {
             return;
         }
