@@ -120,6 +120,13 @@ enum Access<'a> {
 }
 
 impl Access<'_> {
+    fn of(words: &ThreadWords) -> Access<'_> {
+        match words.state {
+            State::Sections => Access::Sections(words),
+            _ => Access::Lock,
+        }
+    }
+
     /// Writes a header's limits; false if the thread is on another slab now.
     fn set_limits(&self, cid: Cid, header: &Header, limits: u64) -> bool {
         match self {
@@ -150,20 +157,9 @@ fn current(words: &ThreadWords) -> Cid {
 /// threads that the fast path turns away.
 pub fn pop(words: &ThreadWords, class: ClassId) -> usize {
     let mut one = [0];
-    let got = match words.state {
-        // SAFETY: this thread's words.
-        State::Sections => unsafe {
-            sections::pop_batch(words, slab::slab_addr(Cid(0)), slab::class_at(class), &mut one)
-        },
-        _ => {
-            let cid = current(words);
-            let _slab = state(cid).lock();
-            locked::pop_batch(header(cid, class), &mut one)
-        }
-    };
     // An aborted section may have left an object in the buffer that it did not
     // take: only the count says.
-    if got == 1 { one[0] } else { 0 }
+    if pop_some(words, class, &mut one) == 1 { one[0] } else { 0 }
 }
 
 /// Puts an object back without the middle; whether there was room.
@@ -171,18 +167,7 @@ pub fn pop(words: &ThreadWords, class: ClassId) -> usize {
 /// # Safety
 /// `object` is a block of the class, the caller's to give up.
 pub unsafe fn push(words: &ThreadWords, class: ClassId, object: usize) -> bool {
-    match words.state {
-        // SAFETY: this thread's words, and the caller's duty.
-        State::Sections => unsafe {
-            let at = slab::class_at(class);
-            sections::push_batch(words, slab::slab_addr(Cid(0)), at, &[object]) == 1
-        },
-        _ => {
-            let cid = current(words);
-            let _slab = state(cid).lock();
-            locked::push_batch(header(cid, class), &[object]) == 1
-        }
-    }
+    push_some(words, class, &[object]) == 1
 }
 
 /// Gets an object of a class from the middle, and some for the slab; 0 when
@@ -190,10 +175,7 @@ pub unsafe fn push(words: &ThreadWords, class: ClassId, object: usize) -> bool {
 pub fn refill(process: &Process, words: &ThreadWords, class: ClassId) -> usize {
     REFILLS.fetch_add(1, Relaxed);
     let cid = current(words);
-    let access = match words.state {
-        State::Sections => Access::Sections(words),
-        _ => Access::Lock,
-    };
+    let access = Access::of(words);
     let (batch, beat) = {
         let mut slab = state(cid).lock();
         slab.missed(process, &access, cid, class);
@@ -222,10 +204,7 @@ pub fn refill(process: &Process, words: &ThreadWords, class: ClassId) -> usize {
 pub unsafe fn overflow(process: &Process, words: &ThreadWords, class: ClassId, object: usize) {
     OVERFLOWS.fetch_add(1, Relaxed);
     let cid = current(words);
-    let access = match words.state {
-        State::Sections => Access::Sections(words),
-        _ => Access::Lock,
-    };
+    let access = Access::of(words);
     let (half, beat) = {
         let mut slab = state(cid).lock();
         slab.missed(process, &access, cid, class);
