@@ -118,13 +118,12 @@ unsafe fn free_layout_rest(ptr: *mut u8, size: usize, align: usize) {
 #[cold]
 #[inline(never)]
 pub fn allocate_slow(class: ClassId, size: usize) -> *mut u8 {
+    if class == ClassId::NONE {
+        return large_block(size, size_class::PAGE_BYTES).0;
+    }
     let Some(process) = process::get() else { return null_mut() };
     crate::fork::install();
     counters::count_allocation(process);
-    if class == ClassId::NONE {
-        heartbeat::count_large(process);
-        return large_block(size, size_class::PAGE_BYTES).0;
-    }
     let words = take_in::words(process);
     // A thread just taken in, or one that never uses the fast path, has not
     // looked into the slab yet; for others the look is cheap beside a refill.
@@ -179,7 +178,12 @@ fn check_small(addr: usize, class: ClassId) {
 
 /// A block above the classes, and whether it is zero; null when there is no
 /// memory. `align` is a power of two, at least a page.
+#[cold]
 pub fn large_block(size: usize, align: usize) -> (*mut u8, bool) {
+    let Some(process) = process::get() else { return (null_mut(), false) };
+    crate::fork::install();
+    counters::count_allocation(process);
+    heartbeat::count_large(process);
     if size > MOST_BYTES {
         return (null_mut(), false);
     }

@@ -12,7 +12,6 @@ use crate::front::{heartbeat, process};
 use crate::os::fault::die;
 use crate::size_class::{self, class_of, class_of_aligned, info};
 use crate::units::{ClassId, PAGE_BYTES, Pages};
-use crate::watch::counters;
 use core::ptr::null_mut;
 
 pub use crate::alloc::{allocate, free};
@@ -30,7 +29,7 @@ pub fn allocate_zeroed_aligned(size: usize, align: usize) -> *mut u8 {
 
 fn zeroed(class: ClassId, size: usize, large_align: usize) -> *mut u8 {
     if class == ClassId::NONE {
-        let (block, zero) = large_counted(size, large_align);
+        let (block, zero) = large_block(size, large_align);
         if !block.is_null() && !zero {
             // SAFETY: a block of at least `size` bytes, just allocated.
             unsafe { block.write_bytes(0, size) };
@@ -51,18 +50,9 @@ fn zeroed(class: ClassId, size: usize, large_align: usize) -> *mut u8 {
 pub fn allocate_aligned(size: usize, align: usize) -> *mut u8 {
     let class = class_of_aligned(size, align);
     if class == ClassId::NONE {
-        return large_counted(size, align.max(PAGE_BYTES)).0;
+        return large_block(size, align.max(PAGE_BYTES)).0;
     }
     alloc::allocate_class(class, size)
-}
-
-#[cold]
-fn large_counted(size: usize, align: usize) -> (*mut u8, bool) {
-    let Some(process) = process::get() else { return (null_mut(), false) };
-    crate::fork::install();
-    counters::count_allocation(process);
-    heartbeat::count_large(process);
-    large_block(size, align)
 }
 
 /// Frees a block whose size and alignment the caller knows.
@@ -134,7 +124,7 @@ unsafe fn resize(
         }
     }
     let new = match class {
-        ClassId::NONE => large_counted(size, align.max(PAGE_BYTES)).0,
+        ClassId::NONE => large_block(size, align.max(PAGE_BYTES)).0,
         class => alloc::allocate_class(class, size),
     };
     if !new.is_null() {

@@ -174,7 +174,6 @@ impl HugeTable {
     }
 
     /// The record of a hugepage of the arena.
-    #[allow(clippy::mut_from_ref)]
     pub fn at(&mut self, id: u32) -> &mut HugePage {
         if id >= self.count {
             crate::os::fault::die(crate::os::fault::Fault::Corrupt, id as usize);

@@ -100,11 +100,7 @@ pub fn resize(addr: usize, size: usize) -> Result<Option<usize>, Fault> {
 
 /// The record of the large block that starts at `addr`.
 fn block_at(addr: usize) -> Result<*mut Span, Fault> {
-    let at = match span::span_of(addr) {
-        // A page without a record may lie inside a large block.
-        Err(Fault::NotAllocated) => return Err(Fault::NotAllocated),
-        other => other?,
-    };
+    let at = span::span_of(addr)?;
     // SAFETY: records are never unmapped; a stale one fails the checks.
     let span = unsafe { &*at };
     if span.class != ClassId::NONE || span.addr() != addr {
