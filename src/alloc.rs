@@ -4,18 +4,22 @@
 //! allocate ─ class_of ─ pop ── hit: the instructions are counted by a golden file
 //!   └ allocate_slow ─ take_in │ pop │ refill │ large::allocate
 //! free ─ PageMap ─ push ────── hit
-//!   └ free_slow ─ take_in │ push │ overflow │ large::free
+//!   └ free_slow ─ take_in │ push │ overflow │ large::free │ stray
 //! ```
+//! A slow path that finds its own thread inside another one (a signal handler
+//! interrupted it) takes no lock: it allocates aside, and defers frees.
 //! The fast halves have no state of their own: a thread that is not taken in, a
 //! stopped slab, an empty one, a large size and a foreign pointer all end in
 //! the same miss.
 
 #![allow(unsafe_code)]
 
-use crate::back::large;
 use crate::back::page_map::PAGE_MAP;
-use crate::front::{cpu_cache, heartbeat, process, sections, slab, take_in};
+use crate::back::{aside, large};
+use crate::front::process::{self, Process};
+use crate::front::{cpu_cache, deferred, heartbeat, sections, slab, stray, take_in};
 use crate::os::fault::{Fault, die};
+use crate::os::thread::{Inside, ThreadWords};
 use crate::size_class::{self, class_of};
 use crate::units::ClassId;
 use crate::watch::counters;
@@ -121,10 +125,15 @@ pub fn allocate_slow(class: ClassId, size: usize) -> *mut u8 {
     if class == ClassId::NONE {
         return large_block(size, size_class::PAGE_BYTES).0;
     }
-    let Some(process) = process::get() else { return null_mut() };
     crate::fork::install();
+    let Some(_inside) = Inside::enter() else {
+        let size = size_class::info(class).size_bytes as usize;
+        return aside::allocate(size, size_class::align_of(class));
+    };
+    let Some(process) = process::get() else { return null_mut() };
     counters::count_allocation(process);
     let words = take_in::words(process);
+    free_deferred(process, words);
     // A thread just taken in, or one that never uses the fast path, has not
     // looked into the slab yet; for others the look is cheap beside a refill.
     let object = cpu_cache::pop(words, class);
@@ -144,7 +153,21 @@ pub unsafe fn free_slow(class: ClassId, ptr: *mut u8) {
         return;
     }
     let addr = ptr as usize;
+    if PAGE_MAP.page_of(addr).is_none() {
+        if !stray::free(addr) {
+            die(Fault::Foreign, addr);
+        }
+        return;
+    }
+    let Some(_inside) = Inside::enter() else { return deferred::put(addr) };
     let Some(process) = process::get() else { die(Fault::Foreign, addr) };
+    let words = take_in::words(process);
+    free_deferred(process, words);
+    free_inside(process, words, class, addr);
+}
+
+/// Frees a pointer into the arena; the thread is inside.
+fn free_inside(process: &Process, words: &ThreadWords, class: ClassId, addr: usize) {
     counters::count_free(process);
     if class == ClassId::NONE {
         heartbeat::count_large(process);
@@ -154,13 +177,17 @@ pub unsafe fn free_slow(class: ClassId, ptr: *mut u8) {
         return;
     }
     check_small(addr, class);
-    let words = take_in::words(process);
     // SAFETY: a block of the class, as checked.
     unsafe {
         if !cpu_cache::push(words, class, addr) {
             cpu_cache::overflow(process, words, class, addr);
         }
     }
+}
+
+/// Frees what was freed where it could not be done.
+fn free_deferred(process: &Process, words: &ThreadWords) {
+    deferred::each(|addr| free_inside(process, words, PAGE_MAP.class_of(addr), addr));
 }
 
 /// Dies if `addr` is no object of the class, as far as can be told unlocked.
@@ -180,8 +207,10 @@ fn check_small(addr: usize, class: ClassId) {
 /// memory. `align` is a power of two, at least a page.
 #[cold]
 pub fn large_block(size: usize, align: usize) -> (*mut u8, bool) {
-    let Some(process) = process::get() else { return (null_mut(), false) };
     crate::fork::install();
+    let Some(_inside) = Inside::enter() else { return (aside::allocate(size, align), false) };
+    let Some(process) = process::get() else { return (null_mut(), false) };
+    free_deferred(process, take_in::words(process));
     counters::count_allocation(process);
     heartbeat::count_large(process);
     if size > MOST_BYTES {

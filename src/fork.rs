@@ -4,6 +4,16 @@
 //! them. Sections in flight in other threads at that moment do not exist in the
 //! child, and had committed nothing. Blocks that another thread was moving
 //! between layers are lost to the child, never handed out twice.
+//!
+//! Handlers that run while the locks are held, because they were registered
+//! before ours, may allocate: that goes aside. A fork in a signal handler that
+//! has interrupted a slow path of its own thread takes no locks: the handler
+//! returns into the slow path, in the child as well.
+//!
+//! vfork and clone with CLONE_VM make a child that has its parent's memory,
+//! thread words and registration, but to the kernel is no thread with one: its
+//! sections would not be aborted. The thread is lent: turned away from sections
+//! while the words are shared.
 
 #![allow(unsafe_code)]
 
@@ -11,7 +21,7 @@ use crate::back::page_heap::PAGE_HEAP;
 use crate::front::cpu_cache::state;
 use crate::front::{process, take_in};
 use crate::middle::{central_free_list, transfer_cache};
-use crate::os::thread;
+use crate::os::thread::{self, Inside, State};
 use crate::units::{Cid, ClassId};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
@@ -46,7 +56,10 @@ pub extern "C" fn install() {
 static INSTALL: extern "C" fn() = install;
 
 extern "C" fn prepare() {
-    let Some(process) = process::get() else { return };
+    if !Inside::enter_fork() {
+        return;
+    }
+    let Some(process) = process::get() else { return Inside::leave_fork() };
     take_in::hold();
     (0..process.slabs()).for_each(|cid| state(Cid(cid)).acquire());
     ClassId::all().for_each(|class| transfer_cache::of(class).acquire());
@@ -55,7 +68,10 @@ extern "C" fn prepare() {
 }
 
 extern "C" fn parent() {
-    let Some(process) = process::peek() else { return };
+    if !Inside::is_forking() {
+        return;
+    }
+    let Some(process) = process::peek() else { return Inside::leave_fork() };
     // SAFETY: `prepare` acquired them all in this thread.
     unsafe {
         PAGE_HEAP.release();
@@ -64,6 +80,7 @@ extern "C" fn parent() {
         (0..process.slabs()).for_each(|cid| state(Cid(cid)).release());
         take_in::unhold();
     }
+    Inside::leave_fork();
 }
 
 extern "C" fn child() {
@@ -73,4 +90,40 @@ extern "C" fn child() {
     // SAFETY: this thread's words.
     take_in::after_fork(unsafe { &*thread::words() });
     crate::front::heartbeat::after_fork();
+}
+
+/// How a lent thread reached the slabs.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Lent {
+    slabs: usize,
+    state: usize,
+}
+
+/// Turns the calling thread away from sections, until [`take_back`].
+pub extern "C" fn lend() -> Lent {
+    // SAFETY: this thread's words.
+    let words = unsafe { &mut *thread::words() };
+    if let (Some(_inside), true) = (Inside::enter(), words.state == State::Unseen) {
+        // The child must not be taken in: it would find its parent's registration.
+        if let Some(process) = process::get() {
+            take_in::words(process);
+        }
+    }
+    let lent = Lent { slabs: words.slabs, state: words.state as usize };
+    words.slabs = 0;
+    if words.state == State::Sections {
+        words.state = State::Shards;
+    }
+    lent
+}
+
+/// Undoes [`lend`], in the parent, once the child is gone from its memory.
+pub extern "C" fn take_back(lent: Lent) {
+    // SAFETY: this thread's words.
+    let words = unsafe { &mut *thread::words() };
+    if lent.state == State::Sections as usize {
+        words.state = State::Sections;
+    }
+    words.slabs = lent.slabs;
 }

@@ -8,8 +8,9 @@
 use crate::alloc::{self, MOST_BYTES, large_block};
 use crate::back::large;
 use crate::back::page_map::PAGE_MAP;
-use crate::front::{heartbeat, process};
-use crate::os::fault::die;
+use crate::front::{heartbeat, process, stray};
+use crate::os::fault::{Fault, die};
+use crate::os::thread::Inside;
 use crate::size_class::{self, class_of, class_of_aligned, info};
 use crate::units::{ClassId, PAGE_BYTES, Pages};
 use core::ptr::null_mut;
@@ -74,6 +75,11 @@ pub unsafe fn free_sized(ptr: *mut u8, size: usize, align: usize) {
 /// `ptr` is a live block; it is given up unless null is returned.
 pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
     let class = PAGE_MAP.class_of(ptr as usize);
+    if PAGE_MAP.page_of(ptr as usize).is_none() {
+        if let Some(block) = stray::reallocate(ptr as usize, size) {
+            return block;
+        }
+    }
     // SAFETY: the caller's duty.
     let old = unsafe { usable_size(ptr) };
     // Shrinking to more than half is not worth a copy.
@@ -117,10 +123,8 @@ unsafe fn resize(
     }
     // A move keeps no alignment above a page.
     if old_class == ClassId::NONE && class == ClassId::NONE && align <= PAGE_BYTES {
-        match large::resize(ptr as usize, size) {
-            Ok(Some(addr)) => return addr as *mut u8,
-            Ok(None) => {}
-            Err(fault) => die(fault, ptr as usize),
+        if let Some(moved) = resize_large(ptr, size) {
+            return moved;
         }
     }
     let new = match class {
@@ -137,6 +141,17 @@ unsafe fn resize(
     new
 }
 
+/// Resizes a large block without copying; `None` if it must be copied.
+fn resize_large(ptr: *mut u8, size: usize) -> Option<*mut u8> {
+    let addr = ptr as usize;
+    PAGE_MAP.page_of(addr)?;
+    let _inside = Inside::enter()?;
+    match large::resize(addr, size) {
+        Ok(moved) => moved.map(|addr| addr as *mut u8),
+        Err(fault) => die(fault, addr),
+    }
+}
+
 /// The bytes of a block that its owner may use: constant while it lives.
 ///
 /// # Safety
@@ -145,7 +160,9 @@ pub unsafe fn usable_size(ptr: *mut u8) -> usize {
     match PAGE_MAP.class_of(ptr as usize) {
         ClassId::NONE => match large::usable_size(ptr as usize) {
             Ok(len_bytes) => len_bytes,
-            Err(fault) => die(fault, ptr as usize),
+            Err(fault) => stray::usable_size(ptr as usize)
+                .filter(|_| fault == Fault::Foreign)
+                .unwrap_or_else(|| die(fault, ptr as usize)),
         },
         class => info(class).size_bytes as usize,
     }
@@ -163,8 +180,11 @@ pub fn good_size(size: usize, align: usize) -> usize {
 
 /// Gives all free memory back to the kernel now; whether there was any.
 pub fn trim() -> bool {
+    let Some(_inside) = Inside::enter() else { return false };
     process::get().is_some_and(heartbeat::release_all)
 }
+
+pub use crate::front::stray::{Neighbour, set_neighbour};
 
 /// The largest size served from classes, in bytes.
 pub const CLASS_MAX_BYTES: usize = size_class::MAX_BYTES;

@@ -50,7 +50,7 @@ pub mod config;
 #[cfg(cidalloc_native)]
 pub mod diagnosis;
 #[cfg(cidalloc_native)]
-mod fork;
+pub mod fork;
 #[cfg(cidalloc_native)]
 mod front;
 mod global;

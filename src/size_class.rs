@@ -124,6 +124,11 @@ pub fn class_of_aligned(size: usize, align: usize) -> ClassId {
     class
 }
 
+/// The alignment that every object of a class has, in bytes.
+pub fn align_of(class: ClassId) -> usize {
+    1 << info(class).size_bytes.trailing_zeros().min(PAGE_BYTES.trailing_zeros())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,8 +16,7 @@ mod malloc;
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
-    // SAFETY: raises SIGABRT.
-    unsafe { libc::abort() }
+    core_alloc::diagnosis::abort()
 }
 
 // Frames of this library that an exception of operator new passes through name

@@ -4,13 +4,16 @@
 //! `locked` (the same operations behind a lock), `process` (initialisation:
 //! which of the two, and why), `take_in` (a thread's first slow path),
 //! `cpu_cache` (what a miss does), `remote` (stopping another cid),
-//! `heartbeat` (what time does).
+//! `heartbeat` (what time does), `deferred` (frees that had to wait), `stray`
+//! (pointers outside the arena).
 
 pub mod cpu_cache;
+pub mod deferred;
 pub mod heartbeat;
 pub mod locked;
 pub mod process;
 pub mod remote;
 pub mod sections;
 pub mod slab;
+pub mod stray;
 pub mod take_in;

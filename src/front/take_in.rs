@@ -31,6 +31,7 @@ pub fn take_in(process: &Process, words: &mut ThreadWords) {
         words.state = State::Shards;
         return;
     }
+    words.shard = process.cids; // for the time the thread is lent
     words.index = words.rseq + if process.index == Index::MmCid { MM_CID_AT } else { CPU_ID_AT };
     words.state = State::Sections;
     if !process.config.count {
@@ -108,10 +109,11 @@ pub unsafe fn unhold() {
     unsafe { AREAS.release() }
 }
 
-/// After fork: the area of the child's only thread belongs to its new id.
+/// After fork: the area of the child's only thread belongs to its new id. Takes
+/// no lock: there is no other thread, and this one may hold it.
 pub fn after_fork(words: &ThreadWords) {
-    let areas = AREAS.lock();
-    let mut at = areas.first;
+    // SAFETY: as said; the list is only ever added to, at its front.
+    let mut at = unsafe { (*AREAS.value()).first };
     while at != 0 {
         let own = at as *mut OwnArea;
         // SAFETY: a permanent record.

@@ -10,6 +10,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::back::aside;
 use crate::back::page_heap::PAGE_HEAP;
 use crate::back::span::{Span, span_of};
 use crate::os::fault::{Fault, die};
@@ -73,7 +74,15 @@ pub fn give(class: ClassId, objects: &mut [usize]) {
     central.acquisitions += 1;
     let mut rest = &*objects;
     while let Some(&addr) = rest.first() {
-        let at = span_of(addr).unwrap_or_else(|fault| die(fault, addr));
+        let at = match span_of(addr) {
+            Ok(at) => at,
+            // Freed by its size, a block from aside has come this way.
+            Err(Fault::Foreign) if aside::free(addr) => {
+                rest = rest.get(1..).unwrap_or_default();
+                continue;
+            }
+            Err(fault) => die(fault, addr),
+        };
         // SAFETY: records are never unmapped; the class is checked before use.
         let span = unsafe { &mut *at };
         if span.class != class {

@@ -149,6 +149,29 @@ pub fn thread_exists(tid: u32) -> bool {
     unsafe { syscall!(libc::SYS_tgkill, getpid(), tid, 0) }.is_ok()
 }
 
+/// The kernel's signal sets are words of 64 bits.
+const SIGNAL_SET_BYTES: usize = 8;
+
+/// Sends a signal to this thread, which must not have it blocked.
+pub fn raise(signal: c_int) {
+    let set = 1u64 << (signal - 1);
+    // SAFETY: reads the set; the signal does what the process wants it to.
+    unsafe {
+        let unblock = libc::SIG_UNBLOCK;
+        let _ = syscall!(libc::SYS_rt_sigprocmask, unblock, &raw const set, 0, SIGNAL_SET_BYTES);
+        let _ = syscall!(libc::SYS_tgkill, getpid(), gettid(), signal);
+    }
+}
+
+/// Gives a signal its default action.
+pub fn default_action(signal: c_int) {
+    // Handler, flags, restorer, mask: zeros are SIG_DFL on every architecture.
+    let action = [0u64; 4];
+    // SAFETY: reads the action.
+    let _ =
+        unsafe { syscall!(libc::SYS_rt_sigaction, signal, &raw const action, 0, SIGNAL_SET_BYTES) };
+}
+
 /// Opens a file for reading; `path` ends in NUL.
 pub fn open_read(path: &core::ffi::CStr) -> Result<i32, Errno> {
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;

@@ -7,14 +7,18 @@
 //! 16  rseq    address of the thread's struct rseq
 //! 24  state   0 unseen, 1 uses sections, 2 uses shards
 //! 28  shard   the shard of a thread that uses shards
-//! 32  ranks   debug builds: counts of held locks, a byte a rank
+//! 32  inside  whether the thread is inside the allocator, see `Inside`
+//! 40  ranks   debug builds: counts of held locks, a byte a rank
 //! ```
-//! Only the thread itself reads or writes its words.
+//! Only the thread itself reads or writes its words: its signal handlers too.
 
 #![allow(unsafe_code)]
 
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::compiler_fence;
 
 #[derive(Debug)]
 #[repr(C)]
@@ -24,6 +28,7 @@ pub struct ThreadWords {
     pub rseq: usize,
     pub state: State,
     pub shard: u32,
+    inside: AtomicU32,
     ranks: [u8; 8],
 }
 
@@ -85,6 +90,64 @@ pub fn pointer() -> usize {
         asm!("mrs {at}, tpidr_el0", at = out(reg) at, options(nostack, nomem));
     }
     at
+}
+
+/// The thread is in a slow path: it may hold locks, and hold a layer half changed.
+///
+/// A signal handler that interrupts it and allocates must do without both, and
+/// so must whatever runs between the halves of fork.
+#[derive(Debug)]
+pub struct Inside(());
+
+const OUTSIDE: u32 = 0;
+const INSIDE: u32 = 1;
+const FORKING: u32 = 2;
+
+fn inside() -> &'static AtomicU32 {
+    // SAFETY: the thread's own words; they live as long as it does.
+    unsafe { &(*words()).inside }
+}
+
+impl Inside {
+    /// `None` if the thread is inside already.
+    #[inline]
+    pub fn enter() -> Option<Inside> {
+        Inside::change(OUTSIDE, INSIDE).then_some(Inside(()))
+    }
+
+    /// The same from fork's first handler to its last; false if it was inside.
+    pub fn enter_fork() -> bool {
+        Inside::change(OUTSIDE, FORKING)
+    }
+
+    /// Whether [`Inside::enter_fork`] was true.
+    pub fn is_forking() -> bool {
+        inside().load(Relaxed) == FORKING
+    }
+
+    pub fn leave_fork() {
+        Inside::change(FORKING, OUTSIDE);
+    }
+
+    fn change(from: u32, to: u32) -> bool {
+        let word = inside();
+        // A plain load and store: a handler that comes between them has left
+        // the word as it was when it returns.
+        if word.load(Relaxed) != from {
+            return false;
+        }
+        compiler_fence(SeqCst);
+        word.store(to, Relaxed);
+        compiler_fence(SeqCst);
+        true
+    }
+}
+
+impl Drop for Inside {
+    #[inline]
+    fn drop(&mut self) {
+        Inside::change(INSIDE, OUTSIDE);
+    }
 }
 
 /// Notes that a lock of this rank was taken; debug builds check the order.

@@ -9,6 +9,7 @@ use crate::front::process::{self, Index, Process, Registration};
 use crate::front::{cpu_cache, remote, take_in};
 use crate::middle::{central_free_list, transfer_cache};
 use crate::os::output::Output;
+use crate::os::thread::Inside;
 use crate::os::{lock, rseq, sys};
 use crate::size_class::{self, info};
 use crate::units::{Cid, ClassId, PAGE_BYTES};
@@ -125,9 +126,11 @@ impl Stats {
         }; size_class::COUNT],
     };
 
-    /// Reads every layer. Locks: each layer's, one after another.
+    /// Reads every layer; nothing in a signal handler that has interrupted the
+    /// allocator. Locks: each layer's, one after another.
     pub fn collect() -> Stats {
         let mut stats = Stats::NONE;
+        let Some(_inside) = Inside::enter() else { return stats };
         let Some(process) = process::get() else { return stats };
         stats.pid = sys::getpid();
         stats.describe(process);
