@@ -65,10 +65,12 @@ pub struct Config {
     pub thp: bool,
     /// From what heap size on hugepages are asked for.
     pub thp_after_bytes: usize,
+    /// Libraries may be opened with RTLD_DEEPBIND.
+    pub keep_deepbind: bool,
 }
 
 /// Every option, in the order in which they are shown.
-pub static OPTIONS: [OptionSpec; 8] = [
+pub static OPTIONS: [OptionSpec; 9] = [
     OptionSpec {
         name: "CIDALLOC_STATS",
         unit: "-",
@@ -155,6 +157,14 @@ pub static OPTIONS: [OptionSpec; 8] = [
         meaning: "the heap size from which on hugepages are asked for",
         set: |c, v| number(v, 0, 1 << 40).map(|n| c.thp_after_bytes = n).is_some(),
     },
+    OptionSpec {
+        name: "CIDALLOC_DEEPBIND",
+        unit: "-",
+        range: "drop, keep",
+        default: "drop",
+        meaning: "whether dlopen keeps RTLD_DEEPBIND, by which libraries reach the C library's malloc",
+        set: |c, v| pick(v, &[(b"drop", false), (b"keep", true)], &mut c.keep_deepbind),
+    },
 ];
 
 /// Names with this prefix belong to tests and tools, not to the allocator.
@@ -171,6 +181,7 @@ impl Config {
         decay_ms: 1000,
         thp: true,
         thp_after_bytes: 16 << 20,
+        keep_deepbind: false,
     };
 
     /// Reads the environment.
@@ -272,6 +283,9 @@ mod tests {
     }
 
     fn values_of(c: &Config) -> impl PartialEq + core::fmt::Debug {
-        (c.stats, c.count, c.rseq, c.index, c.slab_bytes, c.decay_ms, c.thp, c.thp_after_bytes)
+        (
+            (c.stats, c.count, c.rseq, c.index, c.slab_bytes, c.decay_ms),
+            (c.thp, c.thp_after_bytes, c.keep_deepbind),
+        )
     }
 }

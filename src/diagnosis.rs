@@ -1,13 +1,28 @@
-//! Ends of a process that the C layer asks for.
+//! What the C layer needs to know of strange pointers, and ends of a process that
+//! it asks for.
 
 use crate::os::fault::{Fault, die};
+use crate::os::output::Output;
+use core::fmt::Write;
+
+pub use crate::os::probe::{current_break, first_break, peek};
 
 /// For operator new without memory in a process that has no C++ library.
 pub fn cannot_throw(size: usize) -> ! {
     die(Fault::NoException, size)
 }
 
+/// Bytes of an OS page.
+pub fn os_page_bytes() -> usize {
+    crate::os::sys::auxv(libc::AT_PAGESZ).max(4096)
+}
+
 /// Ends the process by SIGABRT, without a lock of the C library.
 pub fn abort() -> ! {
     crate::os::fault::abort()
+}
+
+/// A line on stderr.
+pub fn complain(text: &str) {
+    let _ = writeln!(Output::stderr(), "cidalloc: {text}");
 }

@@ -8,6 +8,7 @@
 use crate::alloc::{self, MOST_BYTES, large_block};
 use crate::back::large;
 use crate::back::page_map::PAGE_MAP;
+use crate::config::Config;
 use crate::front::{heartbeat, process, stray};
 use crate::os::fault::{Fault, die};
 use crate::os::thread::Inside;
@@ -182,6 +183,11 @@ pub fn good_size(size: usize, align: usize) -> usize {
 pub fn trim() -> bool {
     let Some(_inside) = Inside::enter() else { return false };
     process::get().is_some_and(heartbeat::release_all)
+}
+
+/// The options in force, `None` where there was no memory even for that.
+pub fn config() -> Option<&'static Config> {
+    process::peek().or_else(process::get).map(|process| &process.config)
 }
 
 pub use crate::front::stray::{Neighbour, set_neighbour};

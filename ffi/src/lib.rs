@@ -2,6 +2,8 @@
 //!
 //! - `malloc`: C, POSIX and GNU allocation, errno included.
 //! - `introspection`: mallinfo, malloc_info, mallopt and their like.
+//! - `process`: vfork, clone and dlopen, which an allocator has to know of.
+//! - `glibc`: blocks of the C library's own malloc that are freed here.
 //! - `cxx`: operator new and delete; `cxx/new.cc` throws.
 //!
 //! The prototypes stand in `include/cidalloc.h`.
@@ -10,8 +12,10 @@
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod cxx;
+mod glibc;
 mod introspection;
 mod malloc;
+mod process;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -9,6 +9,7 @@ pub mod fault;
 pub mod lock;
 pub mod machine;
 pub mod output;
+pub mod probe;
 pub mod rseq;
 pub mod sys;
 pub mod thread;

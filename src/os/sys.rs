@@ -149,6 +149,36 @@ pub fn thread_exists(tid: u32) -> bool {
     unsafe { syscall!(libc::SYS_tgkill, getpid(), tid, 0) }.is_ok()
 }
 
+/// Copies this process's own memory through the kernel; how many bytes.
+pub fn read_own_memory(addr: usize, words: &mut [usize]) -> Result<usize, Errno> {
+    let len = size_of_val(words);
+    let (local, remote) = ([words.as_mut_ptr() as usize, len], [addr, len]);
+    // SAFETY: the kernel writes at most `len` bytes into the words, and answers
+    // for the address.
+    unsafe {
+        syscall!(libc::SYS_process_vm_readv, getpid(), &raw const local, 1, &raw const remote, 1, 0)
+    }
+}
+
+/// Whether 8 bytes at an address can be read.
+pub fn is_readable(addr: usize) -> bool {
+    const NO_SUCH_CHANGE: c_int = 99;
+    let mut resident = 0u8;
+    let page = addr & !(auxv(libc::AT_PAGESZ).max(1) - 1);
+    // SAFETY: both only look: the signal mask is read, and then the change refused.
+    unsafe {
+        syscall!(libc::SYS_mincore, page, 1, &raw mut resident).is_ok()
+            && syscall!(libc::SYS_rt_sigprocmask, NO_SUCH_CHANGE, addr, 0, SIGNAL_SET_BYTES)
+                == Err(libc::EINVAL)
+    }
+}
+
+/// Where the process's break is.
+pub fn current_break() -> usize {
+    // SAFETY: 0 changes nothing.
+    unsafe { syscall!(libc::SYS_brk, 0) }.unwrap_or(0)
+}
+
 /// The kernel's signal sets are words of 64 bits.
 const SIGNAL_SET_BYTES: usize = 8;
 

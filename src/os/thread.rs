@@ -112,7 +112,7 @@ impl Inside {
     /// `None` if the thread is inside already.
     #[inline]
     pub fn enter() -> Option<Inside> {
-        Inside::change(OUTSIDE, INSIDE).then_some(Inside(()))
+        Inside::change(OUTSIDE, INSIDE).then(|| Inside(()))
     }
 
     /// The same from fork's first handler to its last; false if it was inside.
