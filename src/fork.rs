@@ -17,12 +17,8 @@
 
 #![allow(unsafe_code)]
 
-use crate::back::page_heap::PAGE_HEAP;
-use crate::front::cpu_cache::state;
-use crate::front::{process, take_in};
-use crate::middle::{central_free_list, transfer_cache};
+use crate::front::{all_locks, process, take_in};
 use crate::os::thread::{self, Inside, State};
-use crate::units::{Cid, ClassId};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -60,11 +56,7 @@ extern "C" fn prepare() {
         return;
     }
     let Some(process) = process::get() else { return Inside::leave_fork() };
-    take_in::hold();
-    (0..process.slabs()).for_each(|cid| state(Cid(cid)).acquire());
-    ClassId::all().for_each(|class| transfer_cache::of(class).acquire());
-    ClassId::all().for_each(|class| central_free_list::of(class).acquire());
-    PAGE_HEAP.acquire();
+    all_locks::acquire(process);
 }
 
 extern "C" fn parent() {
@@ -73,13 +65,7 @@ extern "C" fn parent() {
     }
     let Some(process) = process::peek() else { return Inside::leave_fork() };
     // SAFETY: `prepare` acquired them all in this thread.
-    unsafe {
-        PAGE_HEAP.release();
-        ClassId::all().for_each(|class| central_free_list::of(class).release());
-        ClassId::all().for_each(|class| transfer_cache::of(class).release());
-        (0..process.slabs()).for_each(|cid| state(Cid(cid)).release());
-        take_in::unhold();
-    }
+    unsafe { all_locks::release(process) };
     Inside::leave_fork();
 }
 

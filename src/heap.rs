@@ -17,7 +17,9 @@ use crate::units::{ClassId, PAGE_BYTES, Pages};
 use core::ptr::null_mut;
 
 pub use crate::alloc::{allocate, free};
+pub use crate::census::{Broken, Census, ClassCensus, Finding, Kind};
 pub use crate::watch::stats;
+pub use crate::watch::walk::walk;
 
 /// A block of zeros; else as [`allocate`].
 pub fn allocate_zeroed(size: usize) -> *mut u8 {

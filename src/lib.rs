@@ -15,12 +15,12 @@
 //!
 //! # Layers, bottom up
 //! A layer uses only those before it; `tests/layers.rs` holds it to that.
-//! - `units`, `size_class`, `config`: shared vocabulary.
+//! - `units`, `size_class`, `census`, `config`: shared vocabulary.
 //! - `os`: system calls, rseq, thread words, locks.
 //! - `back`: address space, hugepages, pages, spans, large blocks.
 //! - `middle`: central free lists and transfer caches, per class.
 //! - `front`: slabs, sections, what a miss does, stopping, time.
-//! - `watch`: statistics; reads every layer.
+//! - `watch`: statistics, the walk; reads every layer.
 //! - `alloc`: the hot path; `heap`: the rest of the interface; `global`: Rust's.
 //!
 //! # Glossary
@@ -45,6 +45,8 @@ extern crate std;
 pub mod alloc;
 #[cfg(cidalloc_native)]
 mod back;
+#[cfg(cidalloc_native)]
+pub mod census;
 #[cfg(cidalloc_native)]
 pub mod config;
 #[cfg(cidalloc_native)]

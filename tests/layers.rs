@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers bottom up; one row is one layer. The first serves all.
 const LAYERS: [&[&str]; 8] = [
-    &["units", "size_class"],
+    &["units", "size_class", "census"],
     &["os"],
     &["config"],
     &["back"],

@@ -123,6 +123,32 @@ void sdallocx(void *pointer, size_t size, int flags) CIDALLOC_NOTHROW;
  * one; 0 if no such block can exist. */
 size_t nallocx(size_t size, int flags) CIDALLOC_NOTHROW;
 
+/* One size class: counts of blocks, but for `size` (bytes of a block) and `spans`. */
+struct cidalloc_class_census {
+    size_t size;
+    size_t spans;
+    size_t live;         /* that the program holds */
+    size_t central_free; /* free on the central free list */
+    size_t transfer;     /* free in the transfer cache */
+    size_t cached;       /* free in the cids' caches */
+};
+
+#define CIDALLOC_CLASSES_MOST 128
+
+struct cidalloc_census {
+    size_t large_blocks; /* live blocks above the largest class */
+    size_t large_bytes;
+    size_t class_count;  /* entries of `classes` that mean something; entry 0 stays zero */
+    struct cidalloc_class_census classes[CIDALLOC_CLASSES_MOST];
+};
+
+/* Checks every layer of the allocator against the others, and counts all blocks into *census unless that is NULL.
+ * Returns 0 if all is consistent; else the number of faults, of which the first 32 are written to stderr, a line
+ * each, and *census is zeros. A kernel that refuses membarrier is a fault: then the caches cannot be read.
+ * Callable at any time and in any thread; not in a signal handler. It takes all locks: other threads wait in their
+ * next call that misses their cache. The counts are exact where no other thread is inside the allocator. */
+size_t cidalloc_walk(struct cidalloc_census *census) CIDALLOC_NOTHROW;
+
 #ifdef __cplusplus
 }
 #endif

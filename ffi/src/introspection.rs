@@ -1,9 +1,10 @@
-//! mallinfo, malloc_info, malloc_stats, mallopt, malloc_trim.
+//! mallinfo, malloc_info, malloc_stats, mallopt, malloc_trim, cidalloc_walk.
 
 use core::ffi::c_int;
 use core::fmt::{self, Write};
 use core_alloc::heap;
 use core_alloc::heap::stats::Stats;
+use core_alloc::size_class;
 
 /// glibc's `struct mallinfo2`: `uordblks` is what the application holds in small
 /// blocks, `fordblks` what is free inside the allocator, `arena` both together;
@@ -146,5 +147,88 @@ impl Write for Stream {
         // SAFETY: the caller of malloc_info promises an open stream.
         let done = unsafe { libc::fwrite(text.as_ptr().cast(), 1, text.len(), self.0) };
         if done == text.len() { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
+/// `struct cidalloc_class_census` of cidalloc.h.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ClassCensus {
+    size: usize,
+    spans: usize,
+    live: usize,
+    central_free: usize,
+    transfer: usize,
+    cached: usize,
+}
+
+/// `CIDALLOC_CLASSES_MOST` of cidalloc.h.
+const CLASSES_MOST: usize = 128;
+
+/// `struct cidalloc_census` of cidalloc.h.
+#[repr(C)]
+pub struct Census {
+    large_blocks: usize,
+    large_bytes: usize,
+    class_count: usize,
+    classes: [ClassCensus; CLASSES_MOST],
+}
+
+impl Census {
+    const ZERO: Census = Census {
+        large_blocks: 0,
+        large_bytes: 0,
+        class_count: 0,
+        classes: [ClassCensus {
+            size: 0,
+            spans: 0,
+            live: 0,
+            central_free: 0,
+            transfer: 0,
+            cached: 0,
+        }; CLASSES_MOST],
+    };
+
+    fn fill(&mut self, census: &heap::Census) {
+        const { assert!(size_class::COUNT <= CLASSES_MOST) };
+        *self = Census::ZERO;
+        self.large_blocks = census.large_blocks as usize;
+        self.large_bytes = census.large_bytes as usize;
+        self.class_count = census.classes.len();
+        for (to, from) in self.classes.iter_mut().zip(&census.classes) {
+            *to = ClassCensus {
+                size: from.size_bytes as usize,
+                spans: from.spans as usize,
+                live: from.live as usize,
+                central_free: from.central_free as usize,
+                transfer: from.transfer as usize,
+                cached: from.cached as usize,
+            };
+        }
+    }
+}
+
+/// Checks every layer and counts all blocks: see cidalloc.h.
+///
+/// # Safety
+/// `out` is null or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cidalloc_walk(out: *mut Census) -> usize {
+    // SAFETY: the caller's duty.
+    let out = unsafe { out.as_mut() };
+    match heap::walk() {
+        Ok(census) => {
+            if let Some(out) = out {
+                out.fill(&census);
+            }
+            0
+        }
+        Err(broken) => {
+            if let Some(out) = out {
+                *out = Census::ZERO;
+            }
+            broken.report(2);
+            broken.count()
+        }
     }
 }

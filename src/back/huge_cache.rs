@@ -7,13 +7,19 @@
 //! given back.
 
 use crate::back::huge_page::{HugeState, HugeTable};
-use crate::units::HugeId;
+use crate::back::page_map::PAGE_MAP;
+use crate::census::{Broken, Kind};
+use crate::units::{ClassId, HugeId};
 
 const NIL: u32 = u32::MAX;
 /// Bin n holds ranges of 2^n to 2^(n+1) - 1 hugepages.
 const BINS: usize = 24;
 /// How many ranges of its own bin a request looks at.
 const LOOKS: usize = 32;
+
+fn addr_of(id: u32) -> usize {
+    PAGE_MAP.addr_of(HugeId(id).first_page())
+}
 
 #[derive(Debug)]
 pub struct HugeRanges {
@@ -140,6 +146,46 @@ impl HugeRanges {
         }
         self.total -= len;
         self.low = self.low.min(self.total);
+    }
+
+    /// Checks the lists and the total; `free` hugepages are of this kind.
+    pub fn verify(&self, table: &mut HugeTable, free: u32, found: &mut Broken) {
+        let none = ClassId::NONE;
+        let mut listed = 0;
+        for (bin, &head) in self.heads.iter().enumerate() {
+            // No loop: a range met again would have another one before it.
+            let (mut id, mut before) = (head, NIL);
+            while id != NIL {
+                if id >= table.count || table.at(id).prev != before {
+                    found.check(false, Kind::RangeLink, none, addr_of(id));
+                    break;
+                }
+                let (len, next) = (table.at(id).range_len, table.at(id).next);
+                if bin_of(len) != bin || !self.is_range(table, id, len) {
+                    found.check(false, Kind::RangeShape, none, addr_of(id));
+                    break;
+                }
+                listed += len;
+                (before, id) = (id, next);
+            }
+        }
+        for count in [listed, free] {
+            found.same(Kind::RangeTotals, none, 0, self.total as usize, count as usize);
+        }
+        found.check(self.low <= self.total, Kind::RangeTotals, none, 0);
+    }
+
+    /// Whether `len` hugepages from `first` on, and not one more on either side,
+    /// are free and of this kind, and both ends carry the length.
+    fn is_range(&self, table: &mut HugeTable, first: u32, len: u32) -> bool {
+        let count = table.count;
+        let Some(end) = first.checked_add(len).filter(|end| len > 0 && *end <= count) else {
+            return false;
+        };
+        self.has(table, HugeId(first), len)
+            && self.starts(table, first)
+            && (end == count || !self.is_ours(table, end))
+            && table.at(end - 1).range_len == len
     }
 
     fn link(&mut self, table: &mut HugeTable, first: u32, len: u32) {

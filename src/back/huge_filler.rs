@@ -9,10 +9,16 @@
 //! |dirty minus used|.
 
 use crate::back::huge_page::{HugePage, HugeState, HugeTable};
-use crate::units::{HugeId, PAGES_PER_HUGE, PageId};
+use crate::back::page_map::PAGE_MAP;
+use crate::census::{Broken, Kind};
+use crate::units::{ClassId, HugeId, PAGES_PER_HUGE, PageId};
 
 const LISTS: usize = PAGES_PER_HUGE as usize + 1;
 const NIL: u32 = u32::MAX;
+
+fn addr_of(id: u32) -> usize {
+    PAGE_MAP.addr_of(HugeId(id).first_page())
+}
 
 #[derive(Debug)]
 pub struct HugeFiller {
@@ -24,6 +30,14 @@ pub struct HugeFiller {
     pub hugepages: u32,
     pub used_pages: u32,
     /// Free pages that cost memory.
+    pub free_dirty_pages: u32,
+}
+
+/// What a filler holds, counted anew.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    pub hugepages: u32,
+    pub used_pages: u32,
     pub free_dirty_pages: u32,
 }
 
@@ -145,6 +159,41 @@ impl HugeFiller {
                 }
                 id = next;
             }
+        }
+    }
+
+    /// Checks the lists and the totals. `seen` is what the hugepages' records
+    /// say, `roomy` how many of them have free pages.
+    pub fn verify(&self, table: &mut HugeTable, seen: &Totals, roomy: u32, found: &mut Broken) {
+        let none = ClassId::NONE;
+        let mut listed = 0;
+        for (list, &head) in self.heads.iter().enumerate() {
+            let bit = self.occupied.get(list / 64).is_some_and(|w| w >> (list % 64) & 1 == 1);
+            found.check(bit == (head != NIL), Kind::FillerLists, none, 0);
+            // No loop: a hugepage met again would have another one before it.
+            let (mut id, mut before) = (head, NIL);
+            while id != NIL {
+                if id >= table.count || table.at(id).prev != before {
+                    found.check(false, Kind::FillerLink, none, addr_of(id));
+                    break;
+                }
+                let page = table.at(id);
+                let right = page.state == HugeState::Filler && page.longest as usize == list;
+                found.check(right, Kind::FillerPlace, none, addr_of(id));
+                if !right {
+                    break;
+                }
+                listed += 1;
+                (before, id) = (id, page.next);
+            }
+        }
+        found.same(Kind::FillerLists, none, 0, listed, roomy as usize);
+        for (mine, theirs) in [
+            (self.hugepages, seen.hugepages),
+            (self.used_pages, seen.used_pages),
+            (self.free_dirty_pages, seen.free_dirty_pages),
+        ] {
+            found.same(Kind::FillerTotals, none, 0, mine as usize, theirs as usize);
         }
     }
 

@@ -9,6 +9,8 @@
 
 #![allow(unsafe_code)]
 
+pub mod verify;
+
 use crate::back::address_space::AddressSpace;
 use crate::back::huge_cache::HugeRanges;
 use crate::back::huge_filler::{Freed, HugeFiller};
@@ -99,7 +101,7 @@ impl PageHeap {
         filler: HugeFiller::EMPTY,
         warm: HugeRanges::new(true),
         cold: HugeRanges::new(false),
-        units: UnitPool { next: 1, free: [0; UnitPool::KINDS] },
+        units: UnitPool { next: 1, permanent: 0, free: [0; UnitPool::KINDS] },
         policy: Policy {
             thp: Thp::Never,
             thp_after_bytes: 0,
@@ -415,6 +417,7 @@ impl PageHeap {
         if !self.space.units.ensure((unit as usize + 2) * span::UNIT_BYTES) {
             return None;
         }
+        self.units.permanent += unit + 2 - self.units.next;
         self.units.next = unit + 2;
         Some(span::unit_addr(unit))
     }
@@ -448,6 +451,8 @@ pub fn huge_addr(id: HugeId) -> usize {
 struct UnitPool {
     /// The first unit never used; unit 0 stays unused, it means "none".
     next: u32,
+    /// Units that will never be free again, or were left out.
+    permanent: u32,
     /// Free records of n units, linked through their first word.
     free: [u32; UnitPool::KINDS],
 }

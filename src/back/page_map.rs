@@ -74,6 +74,11 @@ impl PageMap {
         unsafe { (*self.spans.load(Relaxed).add(page.0 as usize)).load(Relaxed) }
     }
 
+    /// Pages that have entries.
+    pub fn len(&self) -> usize {
+        self.pages.load(Relaxed)
+    }
+
     pub fn addr_of(&self, page: PageId) -> usize {
         self.base.load(Relaxed) + ((page.0 as usize) << PAGE_SHIFT)
     }

@@ -112,6 +112,31 @@ impl Span {
         size_class::info(self.class).objects
     }
 
+    /// Whether the object is free.
+    pub fn is_free(&mut self, index: u32) -> bool {
+        self.words().get(index as usize / 64).is_some_and(|word| *word >> (index % 64) & 1 == 1)
+    }
+
+    /// Says the contrary of the object, but leaves the count: for a mark that the
+    /// walk takes back.
+    pub fn flip(&mut self, index: u32) {
+        if let Some(word) = self.words().get_mut(index as usize / 64) {
+            *word ^= 1 << (index % 64);
+        }
+    }
+
+    /// The objects that the bitmap says are free, and the bits that stand for
+    /// none.
+    pub fn bits(&mut self) -> (u32, u32) {
+        let objects = u32::from(self.objects());
+        let all: u32 = self.words().iter().map(|word| word.count_ones()).sum();
+        let beyond = match (objects % 64, self.words().last()) {
+            (0, _) | (_, None) => 0,
+            (rest, Some(last)) => (last >> rest).count_ones(),
+        };
+        (all - beyond, beyond)
+    }
+
     fn words(&mut self) -> &mut [u64] {
         let count = words_for(self.objects() as usize);
         // The words run on into the record's further units, so they are reached

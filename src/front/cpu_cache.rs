@@ -18,6 +18,8 @@
 
 #![allow(unsafe_code)]
 
+pub mod verify;
+
 use crate::back::page_heap::IN_USE_BYTES;
 use crate::front::process::Process;
 use crate::front::slab::{self, FIRST_SLOT, Header, SLOTS_END, STOPPED, header, slab_addr};

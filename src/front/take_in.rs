@@ -4,12 +4,14 @@
 #![allow(unsafe_code)]
 
 use crate::back::page_heap::PAGE_HEAP;
+use crate::census::{Broken, Kind};
 use crate::front::process::{Index, Process};
 use crate::front::slab::SLABS;
 use crate::os::lock::{Lock, Rank};
 use crate::os::rseq::{self, CPU_ID_AT, KernelRseq, MM_CID_AT, RseqArea};
 use crate::os::sys;
 use crate::os::thread::{self, State, ThreadWords};
+use crate::units::ClassId;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -95,6 +97,23 @@ pub fn register_own(words: &mut ThreadWords, kernel: &KernelRseq) -> bool {
     // SAFETY: as above.
     words.rseq = unsafe { &raw mut (*own).area } as usize;
     true
+}
+
+/// Checks the list of areas.
+///
+/// # Safety
+/// The caller holds the areas' lock.
+pub unsafe fn verify(found: &mut Broken) {
+    // SAFETY: the caller's duty.
+    let areas = unsafe { &*AREAS.value() };
+    let (mut at, mut count) = (areas.first, 0);
+    while at != 0 && at % align_of::<OwnArea>() == 0 && count < areas.count {
+        count += 1;
+        // SAFETY: a permanent record.
+        at = unsafe { (*(at as *const OwnArea)).next };
+    }
+    found.check(at == 0, Kind::RseqAreas, ClassId::NONE, at);
+    found.same(Kind::RseqAreas, ClassId::NONE, 0, areas.count as usize, count as usize);
 }
 
 /// Takes the areas' lock around fork.

@@ -11,8 +11,10 @@
 #![allow(unsafe_code)]
 
 use crate::back::aside;
-use crate::back::page_heap::PAGE_HEAP;
+use crate::back::page_heap::verify::Tally;
+use crate::back::page_heap::{PAGE_HEAP, PageHeap};
 use crate::back::span::{Span, span_of};
+use crate::census::{Broken, Kind};
 use crate::os::fault::{Fault, die};
 use crate::os::lock::{Lock, Rank};
 use crate::size_class;
@@ -106,7 +108,49 @@ pub fn give(class: ClassId, objects: &mut [usize]) {
     }
 }
 
+/// The list that a span belongs in.
+fn list_of(span: &Span) -> u8 {
+    let (free, all) = (u32::from(span.free), u32::from(span.objects()));
+    (free * LISTS as u32).div_ceil(all) as u8
+}
+
 impl Central {
+    /// Checks lists and counts; `tally` is what the page map says.
+    pub fn verify(&self, class: ClassId, heap: &PageHeap, tally: &Tally, found: &mut Broken) {
+        let (mut listed, mut free) = (0, 0);
+        for (list, &head) in (UNLISTED + 1..).zip(&self.heads) {
+            // No loop: a span met again would have another one before it.
+            let (mut unit, mut before) = (head, 0);
+            while unit != 0 {
+                let Some(at) = heap.record(unit) else {
+                    found.check(false, Kind::CentralRecord, class, unit as usize);
+                    break;
+                };
+                // SAFETY: a record that can be read; all locks are held.
+                let span = unsafe { &*at };
+                if span.prev != before {
+                    found.check(false, Kind::CentralLink, class, unit as usize);
+                    break;
+                }
+                if span.class != class || span_of(span.addr()) != Ok(at) {
+                    found.check(false, Kind::CentralRecord, class, unit as usize);
+                    break;
+                }
+                let right = span.list == list && list_of(span) == list;
+                found.check(right, Kind::CentralPlace, class, unit as usize);
+                listed += 1;
+                free += usize::from(span.free);
+                (before, unit) = (unit, span.next);
+            }
+        }
+        let i = class.index();
+        let (spans, partial) = (tally.spans[i] as usize, tally.partial[i] as usize);
+        found.same(Kind::CentralListed, class, 0, listed, partial);
+        found.same(Kind::CentralSpans, class, 0, self.spans as usize, spans);
+        found.same(Kind::CentralFree, class, 0, self.free as usize, free);
+        found.same(Kind::CentralFree, class, 0, self.free as usize, tally.free[i] as usize);
+    }
+
     const EMPTY: Central = Central { heads: [0; LISTS], spans: 0, free: 0, acquisitions: 0 };
 
     fn fullest(&self) -> Option<*mut Span> {
@@ -125,8 +169,7 @@ impl Central {
 
     /// Puts a span into the list of its occupancy.
     fn relist(&mut self, span: &mut Span) {
-        let (free, all) = (u32::from(span.free), u32::from(span.objects()));
-        let list = (free * LISTS as u32).div_ceil(all) as u8;
+        let list = list_of(span);
         if list == span.list {
             return;
         }

@@ -7,6 +7,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::census::{Broken, Kind};
 use crate::middle::central_free_list;
 use crate::os::lock::{Lock, Rank};
 use crate::os::sys;
@@ -136,6 +137,21 @@ fn send_home(class: ClassId, most: usize) -> usize {
 
 impl Transfer {
     const EMPTY: Transfer = Transfer { len: 0, room: 0, low: 0, refused: 0 };
+
+    /// Checks the counts.
+    pub fn verify(&self, class: ClassId, found: &mut Broken) {
+        let right = self.low <= self.len && self.len <= self.room && self.room <= most(class);
+        found.check(right, Kind::TransferCounts, class, 0);
+    }
+
+    /// The objects that the cache of the class holds.
+    pub fn objects(&self, class: ClassId) -> &[usize] {
+        match SLOTS_BASE.load(Relaxed) {
+            0 => &[],
+            // SAFETY: that many slots hold objects, and the caller has the lock.
+            _ => unsafe { core::slice::from_raw_parts(slots(class), self.len.min(SLOTS)) },
+        }
+    }
 
     pub fn len(&self) -> usize {
         self.len

@@ -1,5 +1,6 @@
-//! Seeing inside: counters and statistics. May read every layer.
+//! Seeing inside: counters, statistics, the walk. May read every layer.
 
 pub mod counters;
 pub mod exit;
 pub mod stats;
+pub mod walk;
