@@ -186,7 +186,7 @@ fn free_inside(process: &Process, words: &ThreadWords, class: ClassId, addr: usi
 }
 
 /// Frees what was freed where it could not be done.
-fn free_deferred(process: &Process, words: &ThreadWords) {
+pub fn free_deferred(process: &Process, words: &ThreadWords) {
     deferred::each(|addr| free_inside(process, words, PAGE_MAP.class_of(addr), addr));
 }
 

@@ -16,7 +16,8 @@ pub struct ClassCensus {
     pub central_free: u64,
     /// In the transfer cache.
     pub transfer: u64,
-    /// In slabs.
+    /// In slabs (and in them or the transfer cache, blocks from aside, which have
+    /// no span).
     pub cached: u64,
 }
 
@@ -55,6 +56,8 @@ impl Census {
 pub enum Kind {
     /// The kernel refused the fence: the slabs could not be read.
     NoFence,
+    /// The walk was asked for in a signal handler that interrupted the allocator.
+    Inside,
 
     // Slabs. `at` is the slab's number.
     HeaderLimits,
@@ -121,6 +124,7 @@ impl Kind {
     fn text(self) -> &'static str {
         match self {
             Kind::NoFence => "the kernel refuses membarrier: slabs not checked",
+            Kind::Inside => "this thread is inside the allocator: nothing checked",
             Kind::HeaderLimits => "slab header neither unused, stopped nor within its limits",
             Kind::ClassZeroHeader => "header of class 0 is in use in slab",
             Kind::SlotsOutside => "slots outside the slab",

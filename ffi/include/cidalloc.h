@@ -145,8 +145,9 @@ struct cidalloc_census {
 /* Checks every layer of the allocator against the others, and counts all blocks into *census unless that is NULL.
  * Returns 0 if all is consistent; else the number of faults, of which the first 32 are written to stderr, a line
  * each, and *census is zeros. A kernel that refuses membarrier is a fault: then the caches cannot be read.
- * Callable at any time and in any thread; not in a signal handler. It takes all locks: other threads wait in their
- * next call that misses their cache. The counts are exact where no other thread is inside the allocator. */
+ * Callable at any time and in any thread; in a signal handler that has interrupted the allocator it checks nothing and
+ * returns 1. It takes all locks: other threads wait in their next call that misses their cache. The counts are exact
+ * where no other thread is inside the allocator. */
 size_t cidalloc_walk(struct cidalloc_census *census) CIDALLOC_NOTHROW;
 
 #ifdef __cplusplus

@@ -197,6 +197,12 @@ impl HugeFiller {
         }
     }
 
+    /// The lists' heads, for the walk's test to break.
+    #[cfg(test)]
+    pub fn plant_heads(&mut self) -> &mut [u32] {
+        &mut self.heads
+    }
+
     fn first_list(&self, least: u32) -> Option<u32> {
         let mut from = least;
         for (i, &word) in self.occupied.iter().enumerate().skip(least as usize / 64) {

@@ -116,6 +116,12 @@ pub unsafe fn verify(found: &mut Broken) {
     found.same(Kind::RseqAreas, ClassId::NONE, 0, areas.count as usize, count as usize);
 }
 
+/// A fault for the walk's test: a call plants it, another takes it out.
+#[cfg(test)]
+pub fn plant() {
+    AREAS.lock().count ^= 1;
+}
+
 /// Takes the areas' lock around fork.
 pub fn hold() {
     AREAS.acquire();

@@ -153,6 +153,12 @@ impl Central {
 
     const EMPTY: Central = Central { heads: [0; LISTS], spans: 0, free: 0, acquisitions: 0 };
 
+    /// The lists' heads, for the walk's test to break.
+    #[cfg(test)]
+    pub fn plant_heads(&mut self) -> &mut [u32] {
+        &mut self.heads
+    }
+
     fn fullest(&self) -> Option<*mut Span> {
         self.heads.iter().find(|unit| **unit != 0).map(|unit| Span::at(*unit))
     }

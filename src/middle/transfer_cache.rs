@@ -157,6 +157,12 @@ impl Transfer {
         self.len
     }
 
+    /// A fault for the walk's test: a call plants it, another takes it out.
+    #[cfg(test)]
+    pub fn plant(&mut self) {
+        self.room ^= 1 << 20;
+    }
+
     fn make_room(&mut self, class: ClassId, wanted: usize) {
         self.refused = self.refused.saturating_add(1);
         if self.refused <= PATIENCE || SLOTS_BASE.load(Relaxed) == 0 {

@@ -12,12 +12,18 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(test)]
+mod planted;
+
+use crate::alloc::free_deferred;
+use crate::back::aside;
 use crate::back::page_heap::{PAGE_HEAP, PageHeap};
 use crate::census::{Broken, Census, Finding, Kind};
 use crate::front::process::{self, Process};
 use crate::front::{all_locks, cpu_cache, take_in};
 use crate::middle::{central_free_list, transfer_cache};
 use crate::os::output::Output;
+use crate::os::thread::Inside;
 use crate::size_class::info;
 use crate::units::{Cid, ClassId, PAGE_BYTES};
 use core::fmt::Write;
@@ -27,9 +33,15 @@ const DOUBLES_MOST: usize = 16;
 
 /// Checks every layer and counts every block. Callable at any time from outside
 /// the allocator; other threads wait in their next miss until it is done.
+#[allow(clippy::result_large_err)] // an allocator has nothing to box it in
 pub fn walk() -> Result<Census, Broken> {
-    let Some(process) = process::get() else { return Ok(Census::EMPTY) };
     let mut found = Broken::NOTHING;
+    let Some(_inside) = Inside::enter() else {
+        found.check(false, Kind::Inside, ClassId::NONE, 0);
+        return Err(found);
+    };
+    let Some(process) = process::get() else { return Ok(Census::EMPTY) };
+    free_deferred(process, take_in::words(process));
     let mut census = Census::EMPTY;
     all_locks::acquire(process);
     // SAFETY: all locks are held until the release below, and no reference to
@@ -57,11 +69,12 @@ unsafe fn count(process: &Process, heap: &mut PageHeap, census: &mut Census, fou
     census.large_blocks = u64::from(tally.large_blocks);
     census.large_bytes = (tally.large_pages * PAGE_BYTES) as u64;
     for (class, counts) in ClassId::all().zip(census.classes.iter_mut().skip(1)) {
+        let asides;
         // SAFETY: the caller's duty.
         unsafe {
             (*central_free_list::of(class).value()).verify(class, heap, &tally, found);
             (*transfer_cache::of(class).value()).verify(class, found);
-            verify_cached(process, heap, class, found);
+            asides = verify_cached(process, heap, class, found);
             counts.transfer = (*transfer_cache::of(class).value()).objects(class).len() as u64;
             let slabs = (0..process.slabs()).map(Cid);
             counts.cached =
@@ -70,7 +83,7 @@ unsafe fn count(process: &Process, heap: &mut PageHeap, census: &mut Census, fou
         counts.size_bytes = info(class).size_bytes;
         counts.spans = tally.spans[class.index()];
         counts.central_free = tally.free[class.index()];
-        let elsewhere = counts.central_free + counts.transfer + counts.cached;
+        let elsewhere = counts.central_free + counts.transfer + counts.cached - asides;
         let objects = u64::from(counts.spans) * u64::from(info(class).objects);
         // More elsewhere than there are is found above.
         counts.live = objects.saturating_sub(elsewhere);
@@ -92,11 +105,18 @@ unsafe fn cached(process: &Process, class: ClassId) -> impl Iterator<Item = usiz
 
 /// Checks that each cached object of a class is one, is not free in its span,
 /// and is cached once: each is marked as free in its span's bitmap, so that a
-/// mark met again is a double, and unmarked afterwards.
+/// mark met again is a double, and unmarked afterwards. Returns how many are
+/// blocks from aside that were freed by their size.
 ///
 /// # Safety
 /// As [`count`].
-unsafe fn verify_cached(process: &Process, heap: &PageHeap, class: ClassId, found: &mut Broken) {
+unsafe fn verify_cached(
+    process: &Process,
+    heap: &PageHeap,
+    class: ClassId,
+    found: &mut Broken,
+) -> u64 {
+    let mut asides = 0;
     // The places of objects found marked.
     let mut doubles = [usize::MAX; DOUBLES_MOST];
     let mut count = 0;
@@ -105,6 +125,7 @@ unsafe fn verify_cached(process: &Process, heap: &PageHeap, class: ClassId, foun
     unsafe {
         for (i, addr) in cached(process, class).enumerate() {
             match heap.object(class, addr) {
+                Err(Kind::ObjectForeign) if aside::usable_size(addr).is_some() => asides += 1,
                 Err(kind) => found.check(false, kind, class, addr),
                 Ok((span, index)) if (*span).is_free(index) => {
                     let Some(place) = doubles.get_mut(count) else {
@@ -126,7 +147,7 @@ unsafe fn verify_cached(process: &Process, heap: &PageHeap, class: ClassId, foun
             }
         }
         if count == 0 {
-            return;
+            return asides;
         }
         // The bitmaps are as they were: they tell one fault from the other.
         for (_, addr) in cached(process, class).enumerate().filter(|(i, _)| is_double(i)) {
@@ -137,6 +158,7 @@ unsafe fn verify_cached(process: &Process, heap: &PageHeap, class: ClassId, foun
             }
         }
     }
+    asides
 }
 
 impl Broken {

@@ -12,5 +12,6 @@ int main(void) {
     free_aligned_sized(memalign(64, 128), 64, 128);
     sdallocx(malloc(7), 7, 0);
     cfree(NULL);
+    if (cidalloc_walk(NULL) != 0) return 2;
     return 0;
 }

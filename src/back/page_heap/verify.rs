@@ -7,6 +7,8 @@
 #![allow(unsafe_code)]
 
 use crate::back::huge_filler::Totals;
+#[cfg(test)]
+use crate::back::huge_page::HugePage;
 use crate::back::huge_page::{HugeState, PageSet};
 use crate::back::page_heap::{IN_USE_BYTES, PEAK_BYTES, PageHeap, UnitPool, huge_addr};
 use crate::back::page_map::PAGE_MAP;
@@ -287,4 +289,68 @@ fn is_live(unit: u32) -> bool {
     // SAFETY: mapped; a free record has kept all but its first word.
     let page = unsafe { (*Span::at(unit)).page };
     (page.0 as usize) < PAGE_MAP.len() && PAGE_MAP.span_unit(page) == unit
+}
+
+#[cfg(test)]
+impl PageHeap {
+    /// Faults for the walk's test: calls `plant` with each kind and a function
+    /// that plants a fault of the kind or takes it out.
+    pub fn plant(&mut self, mut plant: impl FnMut(Kind, &mut dyn FnMut())) {
+        let count = self.table.count;
+        let find = |heap: &mut PageHeap, state, warm| {
+            let right = |page: &HugePage| page.state == state && page.warm == warm;
+            (0..count).find(|id| right(heap.table.at(*id))).expect("such a hugepage")
+        };
+        let heap: *mut PageHeap = self;
+        // SAFETY: one test thread; the walk it calls makes references of its own
+        // to the heap, and none of these lives across it.
+        unsafe {
+            let mut table = (*heap).table;
+            let used = (0..count).find(|id| (*heap).table.at(*id).state == HugeState::Filler);
+            let filler: *mut HugePage = table.at(used.expect("a hugepage in the filler"));
+            let (free, _) = (*filler).used.gaps().next().expect("room in it");
+            let mut there = false;
+            let mut toggle_used = || {
+                there = !there;
+                let used = &mut (*filler).used;
+                if there { used.insert(free, 1) } else { used.remove(free, 1) }
+            };
+            plant(Kind::UsedPages, &mut toggle_used);
+            let old = (*filler).dirty;
+            let mut dirty = PageSet::EMPTY;
+            plant(Kind::DirtyPages, &mut || {
+                (*filler).dirty = core::mem::replace(&mut dirty, old);
+            });
+            plant(Kind::FillerPlace, &mut || (*filler).longest ^= 1);
+            plant(Kind::FillerLink, &mut || (*filler).prev ^= 1);
+            let list = usize::from((*filler).longest);
+            let head = &raw mut (*heap).filler.plant_heads()[list];
+            let mut other = u32::MAX;
+            plant(Kind::FillerLists, &mut || other = core::mem::replace(&mut *head, other));
+            plant(Kind::FillerTotals, &mut || (*heap).filler.free_dirty_pages ^= 1);
+            plant(Kind::FillerTotals, &mut || (*heap).filler.used_pages ^= 1);
+            plant(Kind::FillerTotals, &mut || (*heap).filler.hugepages ^= 1);
+
+            let warm: *mut HugePage = table.at(find(&mut *heap, HugeState::Free, true));
+            plant(Kind::RangeLink, &mut || (*warm).prev ^= 1);
+            plant(Kind::RangeShape, &mut || (*warm).range_len ^= 1);
+            plant(Kind::RangeTotals, &mut || (*heap).warm.total ^= 1);
+            let mut state = HugeState::Block;
+            plant(Kind::StrayBlock, &mut || {
+                state = core::mem::replace(&mut (*warm).state, state);
+            });
+            let cold: *mut HugePage = table.at(find(&mut *heap, HugeState::Free, false));
+            plant(Kind::RangeTotals, &mut || (*cold).warm ^= true);
+
+            plant(Kind::InUse, &mut || (*heap).counts.in_use_pages ^= 1);
+            plant(Kind::SpanCount, &mut || (*heap).counts.spans ^= 1);
+            plant(Kind::LargeCount, &mut || (*heap).counts.large_blocks ^= 1);
+            plant(Kind::UnitSum, &mut || (*heap).units.permanent ^= 1);
+            // A live record on a free list.
+            let pages = (0..PAGE_MAP.len() as u32).map(PageId);
+            let mut live = pages.map(|p| PAGE_MAP.span_unit(p)).find(|u| *u != 0).expect("a span");
+            let head = &raw mut (*heap).units.free[1];
+            plant(Kind::UnitList, &mut || live = core::mem::replace(&mut *head, live));
+        }
+    }
 }

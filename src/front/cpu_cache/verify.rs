@@ -127,3 +127,30 @@ impl Slab {
         found.check(within, Kind::SlabBudget, ClassId::NONE, at);
     }
 }
+
+/// Faults for the walk's test: each call plants one, or takes it out.
+#[cfg(test)]
+impl Slab {
+    pub fn plant_array(&mut self, class: ClassId) {
+        self.class(class).array ^= 0x8000;
+    }
+
+    pub fn plant_begin(&mut self, class: ClassId, other: ClassId) {
+        let begin = self.slots(other).begin;
+        static OLD: core::sync::atomic::AtomicU16 = core::sync::atomic::AtomicU16::new(0);
+        let old = OLD.swap(0, Relaxed);
+        let slots = self.class(class);
+        if old == 0 {
+            OLD.store(slots.begin, Relaxed);
+        }
+        slots.begin = if old == 0 { begin } else { old };
+    }
+
+    pub fn plant_used(&mut self, bits: usize) {
+        self.used_bytes ^= bits;
+    }
+
+    pub fn plant_budget(&mut self) {
+        self.budget_bytes ^= 1 << 40;
+    }
+}
