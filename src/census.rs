@@ -29,6 +29,8 @@ pub struct Census {
     /// Live blocks above the classes, and the pages they have, in bytes.
     pub large_blocks: u64,
     pub large_bytes: u64,
+    /// Live blocks beside the heap, see `back::aside`.
+    pub aside_blocks: u64,
 }
 
 impl Census {
@@ -43,11 +45,13 @@ impl Census {
         }; size_class::COUNT],
         large_blocks: 0,
         large_bytes: 0,
+        aside_blocks: 0,
     };
 
-    /// Live blocks, large ones included.
+    /// All live blocks.
     pub fn live(&self) -> u64 {
-        self.classes.iter().map(|c| c.live).sum::<u64>() + self.large_blocks
+        let small = self.classes.iter().map(|c| c.live).sum::<u64>();
+        small + self.large_blocks + self.aside_blocks
     }
 }
 

@@ -32,6 +32,7 @@
  *   CIDALLOC_DECAY_MS=MS      time after which free memory that stays unused goes back to the kernel
  *   CIDALLOC_THP=0            never ask the kernel for transparent hugepages
  *   CIDALLOC_THP_AFTER=BYTES  the heap size from which on hugepages are asked for
+ *   CIDALLOC_DEEPBIND=keep    let dlopen open libraries with RTLD_DEEPBIND, by which they reach the C library's malloc
  *
  *
  * STATISTICS, the fields of the JSON object. "bytes" and "count" are integers.
@@ -138,6 +139,7 @@ struct cidalloc_class_census {
 struct cidalloc_census {
     size_t large_blocks; /* live blocks above the largest class */
     size_t large_bytes;
+    size_t aside_blocks; /* live blocks of signal handlers that interrupted the allocator */
     size_t class_count;  /* entries of `classes` that mean something; entry 0 stays zero */
     struct cidalloc_class_census classes[CIDALLOC_CLASSES_MOST];
 };

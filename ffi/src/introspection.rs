@@ -170,6 +170,7 @@ const CLASSES_MOST: usize = 128;
 pub struct Census {
     large_blocks: usize,
     large_bytes: usize,
+    aside_blocks: usize,
     class_count: usize,
     classes: [ClassCensus; CLASSES_MOST],
 }
@@ -178,6 +179,7 @@ impl Census {
     const ZERO: Census = Census {
         large_blocks: 0,
         large_bytes: 0,
+        aside_blocks: 0,
         class_count: 0,
         classes: [ClassCensus {
             size: 0,
@@ -194,6 +196,7 @@ impl Census {
         *self = Census::ZERO;
         self.large_blocks = census.large_blocks as usize;
         self.large_bytes = census.large_bytes as usize;
+        self.aside_blocks = census.aside_blocks as usize;
         self.class_count = census.classes.len();
         for (to, from) in self.classes.iter_mut().zip(&census.classes) {
             *to = ClassCensus {

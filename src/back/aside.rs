@@ -86,6 +86,12 @@ pub fn free(addr: usize) -> bool {
     }
 }
 
+/// How many blocks are live, or lie in caches because they were freed by size.
+pub fn live() -> u64 {
+    let words = each().map(|chunk| chunk.state.load(Relaxed)).filter(|word| *word != CLOSED);
+    words.map(|word| State::of(word).live as u64).sum()
+}
+
 fn chunk_of(addr: usize) -> Option<&'static Chunk> {
     each().find(|chunk| {
         let at = *chunk as *const Chunk as usize;

@@ -68,6 +68,7 @@ unsafe fn count(process: &Process, heap: &mut PageHeap, census: &mut Census, fou
     let tally = heap.verify(found);
     census.large_blocks = u64::from(tally.large_blocks);
     census.large_bytes = (tally.large_pages * PAGE_BYTES) as u64;
+    census.aside_blocks = aside::live();
     for (class, counts) in ClassId::all().zip(census.classes.iter_mut().skip(1)) {
         let asides;
         // SAFETY: the caller's duty.
@@ -80,6 +81,7 @@ unsafe fn count(process: &Process, heap: &mut PageHeap, census: &mut Census, fou
             counts.cached =
                 slabs.map(|cid| cpu_cache::verify::objects(cid, class).len() as u64).sum();
         }
+        census.aside_blocks = census.aside_blocks.saturating_sub(asides);
         counts.size_bytes = info(class).size_bytes;
         counts.spans = tally.spans[class.index()];
         counts.central_free = tally.free[class.index()];
