@@ -166,6 +166,7 @@ kernel_steps() {
 	step "unit tests" ./cidalloc
 	step "histories" CIDALLOC_TEST_CASES=10 ./history --skip planted
 	step "stress" CIDALLOC_TEST_STRESS_SECONDS=4 ./stress blocks_are_conserved
+	step "sections aborted at each instruction" CIDALLOC_TEST_STAGE=. ./aborts nothing_is_lost_by_m nothing_is_lost_with
 }
 
 run_in_qemu() {
@@ -222,9 +223,10 @@ build "libraries and command build with $("$rustc" --version | cut -d' ' -f1,2)"
 	cross_cargo build -p cidalloc-ffi -p cidalloc-cli || exit
 cp "$target/$triple/release/"{libcidalloc.so,libcidalloc.a,cidalloc} "$stage/"
 mv "$stage/cidalloc" "$stage/command"
-build "tests build" stage_tests --test history --test stress || exit
+build "tests build" stage_tests --test history --test stress --test aborts || exit
 build "rules in C build" stage_rules rules-c $cross-gcc tables_c.c c || exit
 build "rules in C++ build" stage_rules rules-cxx $cross-g++ tables_cxx.c cc || exit
+build "driver of the aborts" $cross-gcc -std=gnu11 -O1 -fno-builtin -pthread -w -I ffi/include tests/c/abort_driver.c -o "$stage/abort_driver" || exit
 build "header" $cross-gcc -I ffi/include tests/c/header.c -L "$stage" -lcidalloc "-Wl,-rpath,\$ORIGIN" -o "$stage/header" || exit
 
 # The golden instruction mix, of the binaries just built.
