@@ -55,18 +55,16 @@ extern "C" fn prepare() {
     if !Inside::enter_fork() {
         return;
     }
-    let Some(process) = process::get() else { return Inside::leave_fork() };
+    let Some(process) = process::get() else { return };
     all_locks::acquire(process);
 }
 
 extern "C" fn parent() {
-    if !Inside::is_forking() {
-        return;
-    }
-    let Some(process) = process::peek() else { return Inside::leave_fork() };
-    // SAFETY: `prepare` acquired them all in this thread.
-    unsafe { all_locks::release(process) };
-    Inside::leave_fork();
+    Inside::leave_fork(|| {
+        let Some(process) = process::peek() else { return };
+        // SAFETY: `prepare` acquired them all in this thread.
+        unsafe { all_locks::release(process) };
+    });
 }
 
 extern "C" fn child() {

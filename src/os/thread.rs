@@ -101,6 +101,8 @@ pub struct Inside(());
 
 const OUTSIDE: u32 = 0;
 const INSIDE: u32 = 1;
+/// Between fork's handlers; each number above is a fork inside that one, made by
+/// a signal handler.
 const FORKING: u32 = 2;
 
 fn inside() -> &'static AtomicU32 {
@@ -117,16 +119,26 @@ impl Inside {
 
     /// The same from fork's first handler to its last; false if it was inside.
     pub fn enter_fork() -> bool {
+        let now = inside().load(Relaxed);
+        if now >= FORKING {
+            Inside::change(now, now + 1);
+        }
         Inside::change(OUTSIDE, FORKING)
     }
 
-    /// Whether [`Inside::enter_fork`] was true.
-    pub fn is_forking() -> bool {
-        inside().load(Relaxed) == FORKING
-    }
-
-    pub fn leave_fork() {
-        Inside::change(FORKING, OUTSIDE);
+    /// Ends what [`Inside::enter_fork`] began; calls `release` first if that was
+    /// true.
+    pub fn leave_fork(release: impl FnOnce()) {
+        match inside().load(Relaxed) {
+            FORKING => {
+                release();
+                Inside::change(FORKING, OUTSIDE);
+            }
+            now if now > FORKING => {
+                Inside::change(now, now - 1);
+            }
+            _ => {}
+        }
     }
 
     fn change(from: u32, to: u32) -> bool {
@@ -175,5 +187,38 @@ pub fn left(rank: u8) {
         if let Some(n) = ranks.get_mut(rank as usize) {
             *n = n.wrapping_sub(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_the_thread_inside_leaves_it_inside() {
+        let outer = Inside::enter().expect("outside at first");
+        for _ in 0..2 {
+            assert!(Inside::enter().is_none());
+            assert!(!Inside::enter_fork());
+            Inside::leave_fork(|| panic!("a fork that took no locks"));
+        }
+        drop(outer);
+        drop(Inside::enter().expect("outside again"));
+    }
+
+    #[test]
+    fn a_fork_inside_a_fork_leaves_the_locks_to_the_outer_one() {
+        assert!(Inside::enter_fork());
+        for _ in 0..2 {
+            assert!(!Inside::enter_fork());
+            assert!(!Inside::enter_fork());
+            assert!(Inside::enter().is_none());
+            Inside::leave_fork(|| panic!("the outer fork's locks"));
+            Inside::leave_fork(|| panic!("the outer fork's locks"));
+        }
+        let mut released = false;
+        Inside::leave_fork(|| released = true);
+        assert!(released);
+        drop(Inside::enter().expect("outside again"));
     }
 }
