@@ -187,9 +187,14 @@ pub fn trim() -> bool {
     process::get().is_some_and(heartbeat::release_all)
 }
 
-/// The options in force, `None` where there was no memory even for that.
+/// The options in force, `None` where there was no memory even for that, or in a
+/// handler that interrupts the initialisation.
 pub fn config() -> Option<&'static Config> {
-    process::peek().or_else(process::get).map(|process| &process.config)
+    let start = || {
+        let _inside = Inside::enter()?;
+        process::get()
+    };
+    process::peek().or_else(start).map(|process| &process.config)
 }
 
 pub use crate::front::stray::{Neighbour, set_neighbour};
