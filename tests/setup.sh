@@ -20,7 +20,7 @@ packages=(
 	gcc-aarch64-linux-gnu g++-aarch64-linux-gnu binutils-aarch64-linux-gnu libc6-dev-arm64-cross
 	qemu-user-static              # aarch64 programs, without rseq
 	redis-server redis-tools      # programs to preload the library into
-	sqlite3 lua5.4
+	sqlite3 lua5.4 php-cli
 )
 command -v node >/dev/null || packages+=(nodejs)
 
