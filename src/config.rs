@@ -5,7 +5,10 @@
 
 use crate::os::environment;
 use crate::os::output::Output;
+use crate::os::refusal::Refusals;
 use core::fmt::Write;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
 
 /// A row of the table of options.
 #[derive(Debug)]
@@ -67,10 +70,12 @@ pub struct Config {
     pub thp_after_bytes: usize,
     /// Libraries may be opened with RTLD_DEEPBIND.
     pub keep_deepbind: bool,
+    /// System calls refused on purpose.
+    pub fail: Refusals,
 }
 
 /// Every option, in the order in which they are shown.
-pub static OPTIONS: [OptionSpec; 9] = [
+pub static OPTIONS: [OptionSpec; 10] = [
     OptionSpec {
         name: "CIDALLOC_STATS",
         unit: "-",
@@ -165,6 +170,14 @@ pub static OPTIONS: [OptionSpec; 9] = [
         meaning: "whether dlopen keeps RTLD_DEEPBIND, by which libraries reach the C library's malloc",
         set: |c, v| pick(v, &[(b"drop", false), (b"keep", true)], &mut c.keep_deepbind),
     },
+    OptionSpec {
+        name: "CIDALLOC_FAIL",
+        unit: "-",
+        range: "off, nth:N, from:N, rate:P, rate:P:SEED; then ,CALL...",
+        default: "off",
+        meaning: "for tests: refuse the allocator's Nth system call, all from the Nth on, or one in P at random; of the named ones only, if any are: mmap, munmap, mprotect, madvise, mremap, rseq, membarrier, openat, read, write, fcntl, getrandom, sched_getaffinity, prlimit64, uname, tgkill, process_vm_readv; or keep: MADV_DONTNEED does nothing and reports success",
+        set: |c, v| Refusals::parse(v).map(|refusals| c.fail = refusals).is_some(),
+    },
 ];
 
 /// Names with this prefix belong to tests and tools, not to the allocator.
@@ -182,10 +195,19 @@ impl Config {
         thp: true,
         thp_after_bytes: 16 << 20,
         keep_deepbind: false,
+        fail: Refusals::NONE,
     };
 
-    /// Reads the environment.
+    /// Reads the environment. Complains the first time only: a process without
+    /// memory to start with reads it again.
     pub fn read() -> Config {
+        static READ: AtomicBool = AtomicBool::new(false);
+        let again = READ.swap(true, Relaxed); // nothing depends on it
+        let complain = |name: &[u8], what: &str, range: Option<&str>| {
+            if !again {
+                complain(name, what, range);
+            }
+        };
         let mut config = Config::DEFAULT;
         environment::each(b"CIDALLOC_", |name, value| {
             if FOREIGN_PREFIXES.iter().any(|p| name.starts_with(p)) {
@@ -285,7 +307,7 @@ mod tests {
     fn values_of(c: &Config) -> impl PartialEq + core::fmt::Debug {
         (
             (c.stats, c.count, c.rseq, c.index, c.slab_bytes, c.decay_ms),
-            (c.thp, c.thp_after_bytes, c.keep_deepbind),
+            (c.thp, c.thp_after_bytes, c.keep_deepbind, c.fail),
         )
     }
 }

@@ -43,7 +43,9 @@ pub extern "C" fn install() {
     // Relaxed: the exchange lets one caller through, and nothing else depends.
     if !DONE.load(Relaxed) && !DONE.swap(true, Relaxed) {
         // SAFETY: registers three functions. It may allocate, which works here.
-        unsafe { pthread_atfork(prepare, parent, child) };
+        if unsafe { pthread_atfork(prepare, parent, child) } != 0 {
+            DONE.store(false, Relaxed); // no memory: the next slow path tries again
+        }
     }
 }
 
@@ -55,15 +57,19 @@ extern "C" fn prepare() {
     if !Inside::enter_fork() {
         return;
     }
-    let Some(process) = process::get() else { return };
-    all_locks::acquire(process);
+    if let Some(process) = process::get_or_hold() {
+        all_locks::acquire(process);
+    }
 }
 
 extern "C" fn parent() {
-    Inside::leave_fork(|| {
-        let Some(process) = process::peek() else { return };
-        // SAFETY: `prepare` acquired them all in this thread.
-        unsafe { all_locks::release(process) };
+    // SAFETY: `prepare` acquired the same in this thread: without a state nobody
+    // else could make one.
+    Inside::leave_fork(|| unsafe {
+        match process::peek() {
+            Some(process) => all_locks::release(process),
+            None => process::unhold(),
+        }
     });
 }
 

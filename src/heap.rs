@@ -11,6 +11,7 @@ use crate::back::page_map::PAGE_MAP;
 use crate::config::Config;
 use crate::front::{heartbeat, process, stray};
 use crate::os::fault::{Fault, die};
+use crate::os::refusal::{self, Refusals};
 use crate::os::thread::Inside;
 use crate::size_class::{self, class_of, class_of_aligned, info};
 use crate::units::{ClassId, PAGE_BYTES, Pages};
@@ -198,6 +199,15 @@ pub fn config() -> Option<&'static Config> {
 }
 
 pub use crate::front::stray::{Neighbour, set_neighbour};
+
+/// Refuses system calls as the option `CIDALLOC_FAIL` does, whose value `how` is;
+/// how many the refusals before have refused. `None` if it is not understood.
+///
+/// For tests, in this process and from now on.
+#[doc(hidden)]
+pub fn fail(how: &[u8]) -> Option<u64> {
+    Refusals::parse(how).map(refusal::set)
+}
 
 /// The largest size served from classes, in bytes.
 pub const CLASS_MAX_BYTES: usize = size_class::MAX_BYTES;

@@ -33,6 +33,8 @@
  *   CIDALLOC_THP=0            never ask the kernel for transparent hugepages
  *   CIDALLOC_THP_AFTER=BYTES  the heap size from which on hugepages are asked for
  *   CIDALLOC_DEEPBIND=keep    let dlopen open libraries with RTLD_DEEPBIND, by which they reach the C library's malloc
+ *   CIDALLOC_FAIL=WHEN        for tests: refuse the allocator's system calls. nth:N, from:N, rate:P[:SEED]; followed by
+ *                             names of calls, after commas, to refuse those only; keep: MADV_DONTNEED does nothing
  *
  *
  * STATISTICS, the fields of the JSON object. "bytes" and "count" are integers.

@@ -89,6 +89,19 @@ pub extern "C" fn malloc_stats() {
     Stats::collect().write_text(2);
 }
 
+/// Refuses the allocator's system calls, as the option `CIDALLOC_FAIL` with the
+/// value `how` does. Returns how many those in force before have refused, or -1
+/// if `how` is not understood. For tests; in no header.
+///
+/// # Safety
+/// `how` is a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cidalloc_fail(how: *const libc::c_char) -> libc::c_long {
+    // SAFETY: the caller's duty.
+    let how = unsafe { core::ffi::CStr::from_ptr(how) };
+    heap::fail(how.to_bytes()).map_or(-1, |refused| refused as libc::c_long)
+}
+
 /// Writes the statistics as XML. `options` must be 0.
 ///
 /// # Safety

@@ -1,6 +1,9 @@
 //! The process's initialisation: which way threads reach the slabs, and why.
 //!
-//! Runs once, in whichever thread allocates first, with raw system calls only.
+//! Runs in whichever thread allocates first, with raw system calls only. Where
+//! there is no memory for it, everything so far is undone or kept for the next
+//! allocation, which tries again. What was refused then stays as it was decided:
+//! the registration, the index, the slabs.
 
 #![allow(unsafe_code)]
 
@@ -9,12 +12,12 @@ use crate::config::{Config, IndexChoice, RseqChoice, StatsChoice};
 use crate::front::slab::{SLAB_BYTES, SLABS};
 use crate::front::{cpu_cache, take_in};
 use crate::middle::transfer_cache;
+use crate::os::lock::{Lock, Rank};
 use crate::os::machine::Machine;
 use crate::os::rseq::{self, KernelRseq};
-use crate::os::{sys, thread};
+use crate::os::{refusal, sys, thread};
 use core::sync::atomic::Ordering::Relaxed;
 use spin::once::Once;
-use spin::relax::RelaxStrategy;
 
 /// What picks a thread's slab.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,28 +54,48 @@ pub struct Process {
     pub shards: u32,
 }
 
-/// Lets whoever initialises run, if it was preempted.
-#[derive(Debug)]
-pub struct Yield;
+static PROCESS: Once<Process> = Once::new();
 
-impl RelaxStrategy for Yield {
-    fn relax() {
-        sys::sched_yield();
-    }
-}
+/// Held by whoever initialises, so that nobody ever waits for the `Once`; and
+/// across a fork in a process that is not initialised.
+static STARTING: Lock<()> = Lock::new(Rank::Slab, ());
 
-static PROCESS: Once<Option<Process>, Yield> = Once::new();
-
-/// The process's state, initialised by the first caller; `None` where there
-/// was no memory even for that.
+/// The process's state, initialised by the first caller; `None` while there is
+/// no memory even for that.
 #[inline]
 pub fn get() -> Option<&'static Process> {
-    PROCESS.call_once(start).as_ref()
+    PROCESS.get().or_else(get_slow)
+}
+
+#[cold]
+fn get_slow() -> Option<&'static Process> {
+    let _starting = STARTING.lock();
+    PROCESS.try_call_once(|| start().ok_or(())).ok()
 }
 
 /// The process's state if it is initialised already.
 pub fn peek() -> Option<&'static Process> {
-    PROCESS.get()?.as_ref()
+    PROCESS.get()
+}
+
+/// Before fork: the process's state; where that cannot be had it stays so until
+/// [`unhold`].
+pub fn get_or_hold() -> Option<&'static Process> {
+    if get().is_none() {
+        STARTING.acquire();
+        if peek().is_some() {
+            // SAFETY: acquired above.
+            unsafe { STARTING.release() };
+        }
+    }
+    peek()
+}
+
+/// # Safety
+/// [`get_or_hold`] has found no state, in this thread.
+pub unsafe fn unhold() {
+    // SAFETY: the caller's duty.
+    unsafe { STARTING.release() }
 }
 
 impl Process {
@@ -98,8 +121,9 @@ pub fn fence() -> bool {
 }
 
 fn start() -> Option<Process> {
-    let machine = Machine::read();
     let config = Config::read();
+    refusal::start(config.fail);
+    let machine = Machine::read();
     if !PAGE_HEAP.lock().start(&machine, &config) {
         return None;
     }
@@ -110,13 +134,19 @@ fn start() -> Option<Process> {
         _ => SPARE_SHARDS,
     };
     let cids = if index == Index::Shard { 0 } else { machine.cpus_possible };
-    let stderr = match config.stats {
-        StatsChoice::Text => sys::duplicate(2).unwrap_or(2),
-        _ => 2,
-    };
-    let process = Process { config, kernel, index, registration, reason, stderr, cids, shards };
-    map_slabs(process.slabs())?;
+    let mut process =
+        Process { config, kernel, index, registration, reason, stderr: 2, cids, shards };
+    if map_slabs(process.slabs()).is_none() {
+        (process.index, process.registration) = (Index::Shard, Registration::None);
+        (process.cids, process.shards) = (0, SPARE_SHARDS);
+        process.reason = "no memory for the slabs of all ids";
+        map_slabs(process.slabs())?;
+    }
     transfer_cache::start();
+    // Last: what fails before leaves no descriptor behind.
+    if process.config.stats == StatsChoice::Text {
+        process.stderr = sys::duplicate(2).unwrap_or(2);
+    }
     Some(process)
 }
 
@@ -125,10 +155,14 @@ fn start() -> Option<Process> {
 fn map_slabs(count: u32) -> Option<()> {
     let len = (count as usize).checked_mul(SLAB_BYTES)?;
     // SAFETY: a new mapping.
-    let at = unsafe { sys::mmap(0, len + SLAB_BYTES, libc::PROT_READ, libc::MAP_NORESERVE) };
-    let base = at.ok()?.next_multiple_of(SLAB_BYTES);
-    cpu_cache::start(count)?;
-    SLABS.store(base, Relaxed); // published by PROCESS
+    let at =
+        unsafe { sys::mmap(0, len + SLAB_BYTES, libc::PROT_READ, libc::MAP_NORESERVE) }.ok()?;
+    if cpu_cache::start(count).is_none() {
+        // SAFETY: the mapping just made.
+        let _ = unsafe { sys::munmap(at, len + SLAB_BYTES) };
+        return None;
+    }
+    SLABS.store(at.next_multiple_of(SLAB_BYTES), Relaxed); // published by PROCESS
     Some(())
 }
 
@@ -167,7 +201,8 @@ fn choose(config: &Config, kernel: &KernelRseq) -> (Index, Registration, &'stati
         (_, None) => {
             // SAFETY: this thread's words; nothing else runs on them now.
             let words = unsafe { &mut *thread::words() };
-            if !take_in::register_own(words, kernel) {
+            // An initialisation that failed later may have done it already.
+            if words.rseq == 0 && !take_in::register_own(words, kernel) {
                 return locked("the kernel refuses rseq");
             }
             Registration::Own

@@ -41,7 +41,8 @@ struct PerClass(Lock<Transfer>);
 static TRANSFER: [PerClass; size_class::COUNT] =
     [const { PerClass(Lock::new(Rank::Transfer, Transfer::EMPTY)) }; size_class::COUNT];
 
-/// The table of slots, mapped at start; 0 where that failed: no transfer caches.
+/// The table of slots, mapped at start; 0 while there is no memory for it: no
+/// transfer caches.
 static SLOTS_BASE: AtomicUsize = AtomicUsize::new(0);
 
 /// Maps the table of slots; touched only where a class uses it.
@@ -49,8 +50,12 @@ pub fn start() {
     let len = size_class::COUNT * SLOTS * size_of::<usize>();
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping.
-    if let Ok(at) = unsafe { sys::mmap(0, len, prot, libc::MAP_NORESERVE) } {
-        SLOTS_BASE.store(at, Relaxed); // published by the process's initialisation
+    let Ok(at) = (unsafe { sys::mmap(0, len, prot, libc::MAP_NORESERVE) }) else { return };
+    // Relaxed: published by the process's initialisation; later, a class has room
+    // only after a thread with its lock has seen the base.
+    if SLOTS_BASE.compare_exchange(0, at, Relaxed, Relaxed).is_err() {
+        // SAFETY: the mapping just made; another class was faster.
+        let _ = unsafe { sys::munmap(at, len) };
     }
 }
 
@@ -165,8 +170,14 @@ impl Transfer {
 
     fn make_room(&mut self, class: ClassId, wanted: usize) {
         self.refused = self.refused.saturating_add(1);
-        if self.refused <= PATIENCE || SLOTS_BASE.load(Relaxed) == 0 {
+        if self.refused <= PATIENCE {
             return;
+        }
+        if SLOTS_BASE.load(Relaxed) == 0 {
+            start();
+            if SLOTS_BASE.load(Relaxed) == 0 {
+                return;
+            }
         }
         let room = (self.room + wanted).min(most(class));
         self.room = room.max(self.room);

@@ -1,6 +1,7 @@
 //! The end of a process whose heap can no longer be trusted.
 
 use crate::os::output::Output;
+use crate::os::refusal::{self, Refusals};
 use crate::os::sys;
 use core::fmt::Write;
 
@@ -42,6 +43,7 @@ impl Fault {
 #[cold]
 #[inline(never)]
 pub fn die(fault: Fault, pointer: usize) -> ! {
+    refusal::set(Refusals::NONE);
     let mut out = Output::stderr();
     let _ = writeln!(out, "cidalloc: {}: {pointer:#x}", fault.text());
     out.flush();

@@ -26,6 +26,8 @@ pub struct Machine {
     pub thp: Thp,
     /// RLIMIT_AS in bytes, `None` when unlimited.
     pub address_limit_bytes: Option<u64>,
+    /// RLIMIT_DATA, which counts private writable mappings, is not unlimited.
+    pub data_limited: bool,
     /// Mappings can be moved and leave an empty one behind. Kernels that can know
     /// rseq; qemu's user mode does not, and forgets what stays mapped.
     pub moves_mappings: bool,
@@ -45,6 +47,8 @@ impl Machine {
             // The constant's type differs between C libraries.
             #[allow(clippy::unnecessary_cast)]
             address_limit_bytes: sys::soft_limit(libc::RLIMIT_AS as u32),
+            #[allow(clippy::unnecessary_cast)]
+            data_limited: sys::soft_limit(libc::RLIMIT_DATA as u32).is_some(),
             // SAFETY: nothing to register, so every kernel refuses; the error says why.
             moves_mappings: unsafe { sys::rseq(0, 0, 0, 0) } != Err(libc::ENOSYS),
             strict_overcommit: first_byte(c"/proc/sys/vm/overcommit_memory") == Some(b'2'),

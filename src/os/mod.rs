@@ -10,6 +10,7 @@ pub mod lock;
 pub mod machine;
 pub mod output;
 pub mod probe;
+pub mod refusal;
 pub mod rseq;
 pub mod sys;
 pub mod thread;

@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::os::refusal::{self, Call};
 use core::arch::asm;
 use libc::{c_int, c_long};
 
@@ -50,6 +51,17 @@ macro_rules! syscall {
     }};
 }
 
+/// A system call that may be refused, by the kernel or on purpose (`refusal`).
+macro_rules! refusable {
+    ($call:expr, $number:expr $(, $arg:expr)*) => {{
+        let result = match refusal::ask($call) {
+            Ok(()) => syscall!($number $(, $arg)*),
+            Err(error) => Err(error),
+        };
+        result.inspect_err(|error| refusal::note($call, *error))
+    }};
+}
+
 pub const MAP_FIXED_NOREPLACE: c_int = 0x10_0000;
 
 /// Maps private anonymous memory. `addr` 0 lets the kernel choose.
@@ -64,28 +76,31 @@ pub unsafe fn mmap(
 ) -> Result<usize, Errno> {
     let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     // SAFETY: the caller's duty.
-    unsafe { syscall!(libc::SYS_mmap, addr, len_bytes, prot, flags, usize::MAX, 0) }
+    unsafe { refusable!(Call::Mmap, libc::SYS_mmap, addr, len_bytes, prot, flags, usize::MAX, 0) }
 }
 
 /// # Safety
 /// The range is the caller's and unused.
 pub unsafe fn munmap(addr: usize, len_bytes: usize) -> Result<usize, Errno> {
     // SAFETY: the caller's duty.
-    unsafe { syscall!(libc::SYS_munmap, addr, len_bytes) }
+    unsafe { refusable!(Call::Munmap, libc::SYS_munmap, addr, len_bytes) }
 }
 
 /// # Safety
 /// The range is the caller's, and nobody relies on the old protection.
 pub unsafe fn mprotect(addr: usize, len_bytes: usize, prot: c_int) -> Result<usize, Errno> {
     // SAFETY: the caller's duty.
-    unsafe { syscall!(libc::SYS_mprotect, addr, len_bytes, prot) }
+    unsafe { refusable!(Call::Mprotect, libc::SYS_mprotect, addr, len_bytes, prot) }
 }
 
 /// # Safety
 /// The range is the caller's; for MADV_DONTNEED its contents are given up.
 pub unsafe fn madvise(addr: usize, len_bytes: usize, advice: c_int) -> Result<usize, Errno> {
+    if advice == libc::MADV_DONTNEED && refusal::ask(Call::Keep).is_err() {
+        return Ok(0);
+    }
     // SAFETY: the caller's duty.
-    unsafe { syscall!(libc::SYS_madvise, addr, len_bytes, advice) }
+    unsafe { refusable!(Call::Madvise, libc::SYS_madvise, addr, len_bytes, advice) }
 }
 
 /// Moves the pages of a range onto another of the same length and leaves the
@@ -96,7 +111,7 @@ pub unsafe fn madvise(addr: usize, len_bytes: usize, advice: c_int) -> Result<us
 pub unsafe fn mremap_move(from: usize, to: usize, len_bytes: usize) -> Result<usize, Errno> {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
     // SAFETY: the caller's duty.
-    unsafe { syscall!(libc::SYS_mremap, from, len_bytes, len_bytes, flags, to) }
+    unsafe { refusable!(Call::Mremap, libc::SYS_mremap, from, len_bytes, len_bytes, flags, to) }
 }
 
 /// # Safety
@@ -108,12 +123,12 @@ pub unsafe fn rseq(
     signature: u32,
 ) -> Result<usize, Errno> {
     // SAFETY: the caller's duty.
-    unsafe { syscall!(libc::SYS_rseq, area, len_bytes, flags, signature) }
+    unsafe { refusable!(Call::Rseq, libc::SYS_rseq, area, len_bytes, flags, signature) }
 }
 
 pub fn membarrier(command: c_int) -> Result<usize, Errno> {
     // SAFETY: touches no memory of ours.
-    unsafe { syscall!(libc::SYS_membarrier, command, 0, 0) }
+    unsafe { refusable!(Call::Membarrier, libc::SYS_membarrier, command, 0, 0) }
 }
 
 pub fn futex_wait(word: &core::sync::atomic::AtomicU32, expected: u32) {
@@ -128,11 +143,6 @@ pub fn futex_wake(word: &core::sync::atomic::AtomicU32, count: u32) {
     let _ = unsafe { syscall!(libc::SYS_futex, word.as_ptr(), op, count) };
 }
 
-pub fn sched_yield() {
-    // SAFETY: no arguments.
-    let _ = unsafe { syscall!(libc::SYS_sched_yield) };
-}
-
 pub fn gettid() -> u32 {
     // SAFETY: no arguments; cannot fail.
     unsafe { syscall!(libc::SYS_gettid) }.unwrap_or(0) as u32
@@ -143,10 +153,12 @@ pub fn getpid() -> u32 {
     unsafe { syscall!(libc::SYS_getpid) }.unwrap_or(0) as u32
 }
 
-/// Whether a thread of this process with this id exists.
+/// Whether a thread of this process with this id exists, for all that is known.
 pub fn thread_exists(tid: u32) -> bool {
+    // Whoever may not ask takes it to be alive: what it has stays its own.
     // SAFETY: signal 0 only asks.
-    unsafe { syscall!(libc::SYS_tgkill, getpid(), tid, 0) }.is_ok()
+    let asked = unsafe { refusable!(Call::Tgkill, libc::SYS_tgkill, getpid(), tid, 0) };
+    asked != Err(libc::ESRCH)
 }
 
 /// Copies this process's own memory through the kernel; how many bytes.
@@ -156,7 +168,16 @@ pub fn read_own_memory(addr: usize, words: &mut [usize]) -> Result<usize, Errno>
     // SAFETY: the kernel writes at most `len` bytes into the words, and answers
     // for the address.
     unsafe {
-        syscall!(libc::SYS_process_vm_readv, getpid(), &raw const local, 1, &raw const remote, 1, 0)
+        refusable!(
+            Call::Look,
+            libc::SYS_process_vm_readv,
+            getpid(),
+            &raw const local,
+            1,
+            &raw const remote,
+            1,
+            0
+        )
     }
 }
 
@@ -206,31 +227,33 @@ pub fn default_action(signal: c_int) {
 pub fn open_read(path: &core::ffi::CStr) -> Result<i32, Errno> {
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
     // SAFETY: `path` is a C string.
-    unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags) }.map(|fd| fd as i32)
+    unsafe { refusable!(Call::Open, libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags) }
+        .map(|fd| fd as i32)
 }
 
 /// Creates or truncates a file for writing; `path` ends in NUL.
 pub fn open_write(path: &core::ffi::CStr) -> Result<i32, Errno> {
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
     // SAFETY: `path` is a C string.
-    unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o644) }
+    unsafe { refusable!(Call::Open, libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o644) }
         .map(|fd| fd as i32)
 }
 
 pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize, Errno> {
     // SAFETY: the kernel writes at most `len` bytes into the buffer.
-    unsafe { syscall!(libc::SYS_read, fd, buffer.as_mut_ptr(), buffer.len()) }
+    unsafe { refusable!(Call::Read, libc::SYS_read, fd, buffer.as_mut_ptr(), buffer.len()) }
 }
 
 pub fn write(fd: i32, bytes: &[u8]) -> Result<usize, Errno> {
     // SAFETY: the kernel only reads.
-    unsafe { syscall!(libc::SYS_write, fd, bytes.as_ptr(), bytes.len()) }
+    unsafe { refusable!(Call::Write, libc::SYS_write, fd, bytes.as_ptr(), bytes.len()) }
 }
 
 /// A copy of a descriptor, numbered 100 or above and closed on exec.
 pub fn duplicate(fd: i32) -> Result<i32, Errno> {
     // SAFETY: makes a descriptor of our own.
-    unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, 100) }.map(|fd| fd as i32)
+    unsafe { refusable!(Call::Duplicate, libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, 100) }
+        .map(|fd| fd as i32)
 }
 
 pub fn close(fd: i32) {
@@ -250,7 +273,7 @@ pub fn now_ms() -> u64 {
 pub fn soft_limit(resource: u32) -> Option<u64> {
     let mut limit = [0u64; 2];
     // SAFETY: the kernel fills both words.
-    unsafe { syscall!(libc::SYS_prlimit64, 0, resource, 0, &raw mut limit) }.ok()?;
+    unsafe { refusable!(Call::Limit, libc::SYS_prlimit64, 0, resource, 0, &raw mut limit) }.ok()?;
     (limit[0] != u64::MAX).then_some(limit[0])
 }
 
@@ -258,7 +281,13 @@ pub fn soft_limit(resource: u32) -> Option<u64> {
 pub fn random(buffer: &mut [u8]) -> bool {
     // SAFETY: the kernel writes at most `len` bytes into the buffer.
     let got = unsafe {
-        syscall!(libc::SYS_getrandom, buffer.as_mut_ptr(), buffer.len(), libc::GRND_NONBLOCK)
+        refusable!(
+            Call::Random,
+            libc::SYS_getrandom,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            libc::GRND_NONBLOCK
+        )
     };
     got == Ok(buffer.len())
 }
@@ -268,8 +297,15 @@ pub fn random(buffer: &mut [u8]) -> bool {
 pub fn cpus_allowed() -> (u32, u32) {
     let mut mask = [0u64; 128];
     // SAFETY: the kernel writes at most the mask's size.
-    let got =
-        unsafe { syscall!(libc::SYS_sched_getaffinity, 0, size_of_val(&mask), mask.as_mut_ptr()) };
+    let got = unsafe {
+        refusable!(
+            Call::Affinity,
+            libc::SYS_sched_getaffinity,
+            0,
+            size_of_val(&mask),
+            mask.as_mut_ptr()
+        )
+    };
     match got {
         Ok(bytes) => (mask.iter().map(|w| w.count_ones()).sum::<u32>().max(1), bytes as u32 * 8),
         Err(_) => (1, size_of_val(&mask) as u32 * 8),
@@ -281,7 +317,7 @@ pub fn kernel_release() -> Option<(u32, u32)> {
     // SAFETY: zero bytes are a valid utsname, and the kernel fills it.
     let names = unsafe {
         let mut names: libc::utsname = core::mem::zeroed();
-        syscall!(libc::SYS_uname, &raw mut names).ok()?;
+        refusable!(Call::Release, libc::SYS_uname, &raw mut names).ok()?;
         names
     };
     let mut numbers = names.release.iter().map(|c| *c as u8).scan(true, |going, byte| {
