@@ -93,17 +93,21 @@ impl HugeFiller {
         (id.first_page(), zero)
     }
 
-    /// Takes the given pages if all are free; whether that was so.
-    pub fn take_at(&mut self, table: &mut HugeTable, first: PageId, len: u32) -> bool {
+    /// Whether the given pages are in one hugepage here, and all free.
+    pub fn has(&self, table: &mut HugeTable, first: PageId, len: u32) -> bool {
         let page = table.at(first.huge().0);
         let within = first.within();
-        if page.state != HugeState::Filler
-            || within + len > PAGES_PER_HUGE
-            || page.used.count(within, len) > 0
-        {
+        page.state == HugeState::Filler
+            && within + len <= PAGES_PER_HUGE
+            && page.used.count(within, len) == 0
+    }
+
+    /// Takes the given pages if all are free; whether that was so.
+    pub fn take_at(&mut self, table: &mut HugeTable, first: PageId, len: u32) -> bool {
+        if !self.has(table, first, len) {
             return false;
         }
-        self.mark_used(page, within, len);
+        self.mark_used(table.at(first.huge().0), first.within(), len);
         self.relist(table, first.huge().0);
         true
     }

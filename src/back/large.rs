@@ -10,11 +10,11 @@
 
 #![allow(unsafe_code)]
 
-use crate::back::huge_page::Advice;
+use crate::back::huge_page::{Advice, HugeState, PageSet};
 use crate::back::page_heap::{PAGE_HEAP, PageHeap, huge_addr};
 use crate::back::page_map::PAGE_MAP;
 use crate::back::span::{self, Span};
-use crate::os::fault::{Fault, die};
+use crate::os::fault::Fault;
 use crate::os::sys;
 use crate::units::{ClassId, HUGE_BYTES, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages};
 
@@ -107,6 +107,15 @@ fn block_at(addr: usize) -> Result<*mut Span, Fault> {
         return Err(Fault::Interior);
     }
     Ok(at)
+}
+
+/// What became of a move.
+enum Moved {
+    Done,
+    /// The memory is where it was; the target is mapped and of any contents.
+    Not,
+    /// As `Not`, but the target is unmapped, and cannot be mapped again.
+    Lost,
 }
 
 impl PageHeap {
@@ -206,14 +215,14 @@ impl PageHeap {
         let need = to.hugepages() - from.hugepages();
         // The tail's hugepage must be ours alone to become whole.
         let rest = PAGES_PER_HUGE - from.tail;
-        if from.tail > 0 && !self.filler.take_at(&mut self.table, page.plus(old.0), rest) {
+        if from.tail > 0 && !self.filler.has(&mut self.table, page.plus(old.0), rest) {
             return false;
         }
         if need > 0 && !self.take_hugepages_at(next, need) {
-            if from.tail > 0 {
-                self.filler.give(&mut self.table, page.plus(old.0), rest);
-            }
             return false;
+        }
+        if from.tail > 0 {
+            self.filler.take_at(&mut self.table, page.plus(old.0), rest);
         }
         let mut whole_from = from.whole;
         if from.tail > 0 {
@@ -252,16 +261,24 @@ impl PageHeap {
             return None;
         }
         let to = self.take_block(new, PAGE_BYTES)?.0;
+        if self.is_locked(to.huge()) {
+            self.give_block(to, new);
+            return None;
+        }
         for i in 0..shape.whole {
             let (from, into) = (HugeId(page.huge().0 + i), HugeId(to.huge().0 + i));
-            if self.move_hugepage(from, into) {
-                self.mark_clean(from, 1);
-            } else if i == 0 {
+            match self.move_hugepage(from, into) {
+                Moved::Done => self.mark_clean(from, 1),
                 // Not this kernel, or not now: the caller copies, unlocked.
-                self.give_block(to, new);
-                return None;
-            } else {
-                copy_pages(huge_addr(from), huge_addr(into), HUGE_BYTES);
+                Moved::Not if i == 0 => {
+                    self.give_block(to, new);
+                    return None;
+                }
+                Moved::Not => copy_pages(huge_addr(from), huge_addr(into), HUGE_BYTES),
+                Moved::Lost => {
+                    self.move_back(page.huge(), to.huge(), i, Shape::of(new));
+                    return None;
+                }
             }
         }
         self.counts.moves += 1;
@@ -280,16 +297,49 @@ impl PageHeap {
         Some(to)
     }
 
-    /// Moves a hugepage's memory, which leaves zeros; false if the kernel will
-    /// not: then `to` is mapped and of any contents.
-    fn move_hugepage(&mut self, from: HugeId, to: HugeId) -> bool {
+    /// Whether memory of ours is locked (mlockall): what a move leaves would not
+    /// be. Asked by advice that locked memory does not take (Linux 5.4, before
+    /// such moves), and that is of no matter to memory about to be replaced.
+    fn is_locked(&mut self, id: HugeId) -> bool {
+        // SAFETY: a block of ours.
+        let asked = unsafe { sys::madvise(huge_addr(id), PAGE_BYTES, libc::MADV_COLD) };
+        let locked = asked == Err(libc::EINVAL);
+        if locked {
+            self.never_move();
+        }
+        locked
+    }
+
+    /// Undoes the moves of `done` hugepages, as the place of the next is lost, and
+    /// gives back what is left of the new block.
+    fn move_back(&mut self, from: HugeId, to: HugeId, done: u32, new: Shape) {
+        let len_bytes = done as usize * HUGE_BYTES;
+        copy_pages(huge_addr(to), huge_addr(from), len_bytes);
+        self.mark_block(from, done);
+        self.unuse_pages((new.whole * PAGES_PER_HUGE) as usize);
+        if done > 0 {
+            self.give_hugepages(to, done, true);
+        }
+        let lost = self.table.at(to.0 + done);
+        (lost.state, lost.dirty) = (HugeState::Absent, PageSet::EMPTY);
+        let left = new.whole - done - 1;
+        if left > 0 {
+            self.give_hugepages(HugeId(to.0 + done + 1), left, true);
+        }
+        if new.tail > 0 {
+            self.give_pages(HugeId(to.0 + new.whole).first_page(), new.tail);
+        }
+    }
+
+    /// Moves a hugepage's memory, which leaves zeros.
+    fn move_hugepage(&mut self, from: HugeId, to: HugeId) -> Moved {
         // SAFETY: both are the caller's blocks.
         let refused = match unsafe { sys::mremap_move(huge_addr(from), huge_addr(to), HUGE_BYTES) }
         {
             Ok(_) => {
                 // The mapping has come along with what was said of it.
                 self.table.at(to.0).advice = self.table.at(from.0).advice;
-                return true;
+                return Moved::Done;
             }
             Err(error) => error,
         };
@@ -301,16 +351,16 @@ impl PageHeap {
         // changes nothing fails only there.
         // SAFETY: a block of ours.
         if unsafe { sys::madvise(huge_addr(to), HUGE_BYTES, libc::MADV_NORMAL) }.is_ok() {
-            return false;
+            return Moved::Not;
         }
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_FIXED | libc::MAP_NORESERVE;
         // SAFETY: a new block of ours, nothing in it yet.
         if unsafe { sys::mmap(huge_addr(to), HUGE_BYTES, prot, flags) }.is_err() {
-            die(Fault::Corrupt, huge_addr(to));
+            return Moved::Lost;
         }
         self.table.at(to.0).advice = Advice::Nothing;
-        false
+        Moved::Not
     }
 }
 

@@ -56,6 +56,8 @@ struct Policy {
     os_page_bytes: usize,
     /// Large blocks may move by mremap.
     moves: bool,
+    /// MADV_DONTNEED leaves zeros behind; `None` until it was tried.
+    zeroes: Option<bool>,
     /// Mapped memory counts against a limit: map no more than asked for.
     frugal: bool,
 }
@@ -82,6 +84,10 @@ const MAPPINGS_MOST: u32 = 32 << 10;
 const EXTEND_LEAST: u32 = 4;
 const EXTEND_MOST: u32 = 32;
 
+/// A pass over free pages ends after so many that the kernel did not take: where
+/// all memory is locked, no other would be.
+const REFUSALS_MOST: u32 = 16;
+
 /// Sizes for the statistics, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
@@ -107,6 +113,7 @@ impl PageHeap {
             thp_after_bytes: 0,
             os_page_bytes: PAGE_BYTES,
             moves: false,
+            zeroes: None,
             frugal: false,
         },
         filler_low_pages: 0,
@@ -120,8 +127,11 @@ impl PageHeap {
         },
     };
 
-    /// Lays out the address space; false when there is none.
+    /// Lays out the address space, unless that is done; false when there is none.
     pub fn start(&mut self, machine: &Machine, config: &Config) -> bool {
+        if self.table.count > 0 {
+            return true;
+        }
         let Some(space) = AddressSpace::find(machine) else { return false };
         self.space = space;
         self.policy = Policy {
@@ -129,7 +139,10 @@ impl PageHeap {
             thp_after_bytes: config.thp_after_bytes,
             os_page_bytes: machine.os_page_bytes,
             moves: machine.moves_mappings,
-            frugal: machine.address_limit_bytes.is_some() || machine.strict_overcommit,
+            zeroes: None,
+            frugal: machine.address_limit_bytes.is_some()
+                || machine.data_limited
+                || machine.strict_overcommit,
         };
         let s = &self.space;
         span::UNITS_BASE.store(s.units.base, Relaxed); // before any unit exists
@@ -203,8 +216,10 @@ impl PageHeap {
         if end > self.space.arena.limit_bytes() || !self.space.ensure_records(end) {
             return None;
         }
+        let before = self.space.arena.mapped_bytes;
         let offset = self.space.arena.extend(bytes)?;
         if !self.space.ensure_records(offset + bytes) {
+            self.space.arena.retract(before, offset);
             return None;
         }
         self.add_arena(offset, bytes);
@@ -304,18 +319,13 @@ impl PageHeap {
             let Some((first, len)) = self.warm.take_any(&mut self.table, most - done) else {
                 break;
             };
-            // SAFETY: free memory of ours.
-            let result = unsafe {
-                sys::madvise(huge_addr(first), (len as usize) << HUGE_SHIFT, libc::MADV_DONTNEED)
-            };
-            if result.is_err() {
-                // Locked memory: it stays warm.
+            let bytes = (len as usize) << HUGE_SHIFT;
+            if !give_back(&mut self.policy.zeroes, huge_addr(first), bytes) {
+                // Locked memory, or a kernel that clears nothing: it stays warm.
                 self.warm.put(&mut self.table, first, len);
                 break;
             }
-            for id in first.0..first.0 + len {
-                self.table.at(id).dirty = PageSet::EMPTY;
-            }
+            self.mark_clean(first, len);
             self.cold.put(&mut self.table, first, len);
             self.counts.returned_pages += u64::from(len * PAGES_PER_HUGE);
             done += len;
@@ -323,11 +333,21 @@ impl PageHeap {
         done
     }
 
+    /// What is known of MADV_DONTNEED, for the statistics.
+    pub fn dontneed(&self) -> &'static str {
+        match self.policy.zeroes {
+            None => "unknown",
+            Some(true) => "zeroes",
+            Some(false) => "keeps",
+        }
+    }
+
     /// Gives back up to `most` free pages of partly used hugepages, the
     /// sparsest hugepages first; how many.
     pub fn subrelease(&mut self, most: u32) -> u32 {
         let unit = self.policy.os_page_bytes.div_ceil(PAGE_BYTES) as u32;
-        let mut done = 0;
+        let (mut done, mut refused) = (0, 0);
+        let zeroes = &mut self.policy.zeroes;
         self.filler.each_sparse(&mut self.table, |filler, table, id| {
             let page = table.at(id.0);
             for (first, len) in page.dirty.minus(&page.used).runs() {
@@ -339,13 +359,14 @@ impl PageHeap {
                 }
                 let addr = PAGE_MAP.addr_of(id.first_page().plus(from));
                 let bytes = Pages(len).bytes();
-                // SAFETY: free pages of ours, whole OS pages.
-                if unsafe { sys::madvise(addr, bytes, libc::MADV_DONTNEED) }.is_ok() {
+                if give_back(zeroes, addr, bytes) {
                     filler.forget_dirty(table, id, from, len);
                     done += len;
+                } else {
+                    refused += 1;
                 }
             }
-            done < most
+            done < most && refused < REFUSALS_MOST
         });
         self.counts.returned_pages += u64::from(done);
         done
@@ -439,6 +460,31 @@ impl PageHeap {
             hugepages_in_use: self.table.count - self.warm.total - self.cold.total,
         }
     }
+}
+
+/// Gives free memory of ours back to the kernel; whether it took it, so that it
+/// reads as zero now.
+///
+/// The first time shows in `zeroes` whether it does: emulators have reported
+/// success and done nothing. From then on nothing goes back there.
+fn give_back(zeroes: &mut Option<bool>, addr: usize, len_bytes: usize) -> bool {
+    if *zeroes == Some(false) {
+        return false;
+    }
+    let first = addr as *mut u8;
+    if zeroes.is_none() {
+        // SAFETY: free memory of the caller's.
+        unsafe { first.write_volatile(0xa5) };
+    }
+    // SAFETY: as above.
+    if unsafe { sys::madvise(addr, len_bytes, libc::MADV_DONTNEED) }.is_err() {
+        return false;
+    }
+    if zeroes.is_none() {
+        // SAFETY: as above.
+        *zeroes = Some(unsafe { first.read_volatile() } == 0);
+    }
+    *zeroes == Some(true)
 }
 
 /// The address of a hugepage.

@@ -71,6 +71,13 @@ impl Region {
         None
     }
 
+    /// Undoes the last [`Region::extend`], to `offset` from where it was `before`.
+    pub fn retract(&mut self, before: usize, offset: usize) {
+        // SAFETY: mapped by this region, and nobody has used it yet.
+        let _ = unsafe { sys::munmap(self.base + offset, self.mapped_bytes - offset) };
+        self.mapped_bytes = before;
+    }
+
     /// Gives the whole range back; for a layout that could not be completed.
     pub fn unmap(&mut self) {
         if self.mapped_bytes > 0 {
