@@ -24,6 +24,10 @@ pub struct Statistics {
     pub reason: String,
     /// Length of the rseq area in use.
     pub rseq_size: u64,
+    /// Names of the system calls that have failed, between blanks.
+    pub refused: String,
+    /// What MADV_DONTNEED leaves: "zeroes", "keeps" or "unknown".
+    pub dontneed: String,
     pub live_bytes: u64,
     pub peak_bytes: u64,
     /// Counts, exact; absent unless the process ran with `CIDALLOC_COUNT=1`.

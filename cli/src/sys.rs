@@ -196,6 +196,13 @@ pub fn limit(which: Limit) -> Option<u64> {
     (limits.rlim_cur != libc::RLIM_INFINITY).then_some(limits.rlim_cur)
 }
 
+/// Tells whether transparent hugepages are off for this process.
+pub fn thp_is_disabled() -> bool {
+    let none: c_ulong = 0;
+    // SAFETY: no pointers.
+    unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, none, none, none, none) == 1 }
+}
+
 /// Calls membarrier(2); an error is its errno.
 pub fn membarrier(command: c_int) -> Result<c_long, i32> {
     // SAFETY: no pointers.
@@ -351,6 +358,14 @@ pub fn rseq_length_by_refusal(address: usize, candidates: &[u32]) -> Option<u32>
         }
         errno() == libc::EBUSY
     })
+}
+
+/// Returns the error with which the kernel refuses rseq(2) itself; None if it does not.
+pub fn rseq_refusal() -> Option<i32> {
+    // SAFETY: registers nothing: an area of no length is invalid to every kernel.
+    let result = unsafe { libc::syscall(libc::SYS_rseq, 0, 0, 0, 0) };
+    let error = errno();
+    (result != 0 && error != libc::EINVAL).then_some(error)
 }
 
 fn errno() -> i32 {

@@ -46,6 +46,10 @@
  *   registration         text   "libc", "own" or "none": who registered rseq
  *   reason               text   why the mode or the index is not the best there is; empty if it is
  *   rseq_size            bytes  registered length of struct rseq
+ *   refused              text   names of the system calls that have failed for this allocator; empty if none
+ *   refusals             count  how often they have
+ *   dontneed             text   what MADV_DONTNEED leaves of memory: "zeroes"; "keeps": what was in it, so nothing
+ *                               goes back; "unknown" before its first use
  *   live_bytes           bytes  in blocks that the program holds
  *   peak_bytes           bytes  the most that spans and large blocks ever took, free blocks in them included
  *   allocations          count  blocks handed out; null unless CIDALLOC_COUNT=1

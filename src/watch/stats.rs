@@ -10,7 +10,7 @@ use crate::front::{cpu_cache, remote, take_in};
 use crate::middle::{central_free_list, transfer_cache};
 use crate::os::output::Output;
 use crate::os::thread::Inside;
-use crate::os::{lock, rseq, sys};
+use crate::os::{lock, refusal, rseq, sys};
 use crate::size_class::{self, info};
 use crate::units::{Cid, ClassId, PAGE_BYTES};
 use crate::watch::counters;
@@ -82,6 +82,10 @@ pub struct Stats {
     pub spans: u32,
     pub large_blocks: u32,
     pub threads_taken_in: u32,
+    /// System calls that failed, for whatever reason.
+    pub refusals: u32,
+    /// What MADV_DONTNEED leaves: "zeroes", "keeps", or "unknown" before its use.
+    pub dontneed: &'static str,
     pub classes: [ClassStats; size_class::COUNT],
 }
 
@@ -115,6 +119,8 @@ impl Stats {
         spans: 0,
         large_blocks: 0,
         threads_taken_in: 0,
+        refusals: 0,
+        dontneed: "unknown",
         classes: [ClassStats {
             class: 0,
             size_bytes: 0,
@@ -169,6 +175,7 @@ impl Stats {
         self.lock_waits = u64::from(lock::WAITS.load(Relaxed));
         self.stops = u64::from(remote::STOPS.load(Relaxed));
         self.threads_taken_in = take_in::TAKEN_IN.load(Relaxed);
+        self.refusals = refusal::failures();
     }
 
     fn read_slabs(&mut self, process: &Process) {
@@ -213,6 +220,7 @@ impl Stats {
         self.hugepages_advised = heap.counts.advised;
         self.spans = heap.counts.spans;
         self.large_blocks = heap.counts.large_blocks;
+        self.dontneed = heap.dontneed();
         let in_use = (heap.counts.in_use_pages * PAGE_BYTES) as u64;
         let of_class = |c: &ClassStats| {
             let span = info(ClassId(c.class as u8)).span_pages().bytes() as u64;
@@ -237,7 +245,7 @@ impl Stats {
 
     /// Every number with its name and unit, in the order in which both forms
     /// show them.
-    fn numbers(&self) -> [(&'static str, Option<u64>); 24] {
+    fn numbers(&self) -> [(&'static str, Option<u64>); 25] {
         let some = |n: u32| Some(u64::from(n));
         [
             ("live_bytes", Some(self.live_bytes)),
@@ -263,6 +271,7 @@ impl Stats {
             ("large_blocks", some(self.large_blocks)),
             ("threads_taken_in", some(self.threads_taken_in)),
             ("rseq_size", some(self.rseq_size)),
+            ("refusals", some(self.refusals)),
             ("pid", some(self.pid)),
         ]
     }
@@ -279,6 +288,11 @@ impl Stats {
                 Some(n) => writeln!(out, "{name:>20} {n}")?,
                 None => writeln!(out, "{name:>20} not counted")?,
             }
+        }
+        if self.refusals > 0 {
+            write!(out, "{:>20} ", "refused")?;
+            refused(out)?;
+            writeln!(out)?;
         }
         writeln!(out, "class     size    spans  objects     live  central transfer   cached")?;
         for c in self.classes.iter().filter(|c| c.spans > 0) {
@@ -306,9 +320,13 @@ impl Stats {
             ("index", self.index),
             ("registration", self.registration),
             ("reason", self.reason),
+            ("dontneed", self.dontneed),
         ] {
             write!(out, ",\"{name}\":\"{value}\"")?;
         }
+        write!(out, ",\"refused\":\"")?;
+        refused(out)?;
+        write!(out, "\"")?;
         for (name, value) in self.numbers() {
             match value {
                 Some(n) => write!(out, ",\"{name}\":{n}")?,
@@ -327,4 +345,17 @@ impl Stats {
         }
         writeln!(out, "]}}")
     }
+}
+
+/// The names of the system calls that have failed, between blanks.
+fn refused(out: &mut impl Write) -> fmt::Result {
+    let mut result = Ok(());
+    let mut blank = "";
+    refusal::each_failed(|name| {
+        if result.is_ok() {
+            result = write!(out, "{blank}{name}");
+            blank = " ";
+        }
+    });
+    result
 }

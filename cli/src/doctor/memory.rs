@@ -21,6 +21,8 @@ pub struct HugePages {
     /// When a fault may wait for compaction.
     pub defrag: Option<String>,
     pub hugepage_size: Option<u64>,
+    /// By prctl(PR_SET_THP_DISABLE), for this process and those it starts.
+    pub disabled: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -60,6 +62,7 @@ impl Memory {
                 enabled: choice("enabled"),
                 defrag: choice("defrag"),
                 hugepage_size: read_number(&thp("hpage_pmd_size")),
+                disabled: sys::thp_is_disabled(),
             },
             limits: Limits {
                 address_space: Bound(sys::limit(Limit::AddressSpace)),
@@ -73,6 +76,7 @@ impl Memory {
 
     pub fn fallbacks(&self, fallbacks: &mut Vec<Fallback>) {
         let no_hugepages = match self.thp.enabled.as_deref() {
+            _ if self.thp.disabled => Some("prctl(PR_SET_THP_DISABLE) is in force"),
             None => Some("the kernel has no transparent hugepages"),
             Some("never") => Some("transparent_hugepage/enabled is never"),
             Some(_) => None,
@@ -84,19 +88,15 @@ impl Memory {
                 reason: reason.into(),
             });
         }
-        let small_reservation = match (self.limits.address_space, self.limits.overcommit_memory) {
+        let counted = match (self.limits.address_space, self.limits.overcommit_memory) {
             (Bound(Some(bytes)), _) => Some(format!("RLIMIT_AS is {bytes} bytes")),
-            (_, Some(2)) => Some(
-                "overcommit_memory is 2: reserved memory may count against the commit limit".into(),
-            ),
+            (_, Some(2)) => Some("overcommit_memory is 2: mapped memory counts untouched".into()),
             _ => None,
         };
-        if let Some(reason) = small_reservation {
-            fallbacks.push(Fallback {
-                what: "address_space",
-                in_force: "limited reservation".into(),
-                reason,
-            });
+        let of_data = self.limits.data.0.map(|bytes| format!("RLIMIT_DATA is {bytes} bytes"));
+        for (what, reason) in [("address_space", counted), ("data", of_data)] {
+            let Some(reason) = reason else { continue };
+            fallbacks.push(Fallback { what, in_force: "nothing is mapped ahead".into(), reason });
         }
     }
 }

@@ -42,6 +42,10 @@ pub struct Allocator {
     pub reason: String,
     /// Bytes of the rseq area that the allocator uses.
     pub rseq_size: u64,
+    /// System calls that have failed for the allocator in this process.
+    pub refused: Vec<String>,
+    /// What MADV_DONTNEED leaves of memory: "zeroes", or "keeps".
+    pub dontneed: String,
     pub live_bytes: u64,
     pub peak_bytes: u64,
     pub mapped_bytes: u64,
@@ -50,7 +54,7 @@ pub struct Allocator {
 #[derive(Debug, Serialize)]
 pub struct Fallback {
     /// What is affected: "mode", "index", "registration", "abi_mode", "slice_extension",
-    /// "membarrier", "hugepages" or "address_space".
+    /// "membarrier", "hugepages", "address_space", "data", "system_calls" or "dontneed".
     pub what: &'static str,
     /// What is in force instead of the best.
     pub in_force: String,
@@ -117,6 +121,8 @@ impl From<Statistics> for Allocator {
             registration: own.registration,
             reason: own.reason,
             rseq_size: own.rseq_size,
+            refused: own.refused.split_whitespace().map(str::to_owned).collect(),
+            dontneed: own.dontneed,
             live_bytes: own.live_bytes,
             peak_bytes: own.peak_bytes,
             mapped_bytes: own.mapped_bytes,
@@ -124,7 +130,7 @@ impl From<Statistics> for Allocator {
     }
 }
 
-/// The allocator's mode and index, where they are not the best there are.
+/// The allocator's mode and index, where they are not the best there are; what it was refused.
 fn allocator_fallbacks(own: &Statistics, rseq: &rseq::Rseq, fallbacks: &mut Vec<Fallback>) {
     // The allocator knows best; the rest covers what it leaves unsaid.
     let reason = |otherwise: &str| match own.reason.as_str() {
@@ -148,6 +154,20 @@ fn allocator_fallbacks(own: &Statistics, rseq: &rseq::Rseq, fallbacks: &mut Vec<
             what: "index",
             in_force: own.index.clone(),
             reason: reason(otherwise),
+        });
+    }
+    if !own.refused.is_empty() {
+        fallbacks.push(Fallback {
+            what: "system_calls",
+            in_force: "does without".into(),
+            reason: format!("failed for the allocator in this process: {}", own.refused),
+        });
+    }
+    if own.dontneed == "keeps" {
+        fallbacks.push(Fallback {
+            what: "dontneed",
+            in_force: "free memory is kept".into(),
+            reason: "MADV_DONTNEED does not clear memory here".into(),
         });
     }
 }

@@ -35,6 +35,8 @@ pub struct Rseq {
     pub libc_size: Option<u32>,
     /// `__rseq_offset`: of the C library's area, from the thread pointer.
     pub libc_offset: Option<isize>,
+    /// Why the kernel refuses the system call; null if it does not.
+    pub refused: Option<String>,
 }
 
 /// How the kernel treats the area.
@@ -88,6 +90,8 @@ impl Rseq {
             align: sys::auxiliary(AT_RSEQ_ALIGN),
             libc_size,
             libc_offset,
+            refused: sys::rseq_refusal()
+                .map(|error| io::Error::from_raw_os_error(error).to_string()),
         }
     }
 
@@ -109,6 +113,9 @@ impl Rseq {
     }
 
     fn why_not_libc(&self, libc: &CLibrary) -> String {
+        if let Some(error) = &self.refused {
+            return format!("the kernel refuses rseq: {error}");
+        }
         match (self.libc_size, libc.glibc()) {
             (None, Some((major, minor))) if (major, minor) < (2, 35) => {
                 format!("glibc {major}.{minor} does not register threads (2.35 and later do)")

@@ -38,6 +38,10 @@ fn allocator(page: &mut Page, report: &Report) {
     page.fact("mode", &own.mode);
     page.fact("index", &own.index);
     page.fact("registration", &own.registration);
+    if !own.refused.is_empty() {
+        page.fact("refused", own.refused.join(", "));
+    }
+    page.fact("MADV_DONTNEED", &own.dontneed);
     page.fact("mapped", format_args!("{} in this process", bytes(own.mapped_bytes)));
 }
 
@@ -71,6 +75,9 @@ fn rseq(page: &mut Page, report: &Report) {
         AbiMode::None => "none",
     };
     page.fact("ABI mode", mode);
+    if let Some(error) = &rseq.refused {
+        page.fact("refused", error);
+    }
     page.fact("mm_cid", if rseq.mm_cid { "yes" } else { "no" });
     page.fact("feature size", or_absent(rseq.feature_size));
     page.fact("alignment", or_absent(rseq.align));
@@ -96,6 +103,9 @@ fn memory(page: &mut Page, report: &Report) {
     page.section("memory");
     page.fact("page size", bytes(memory.page_size));
     page.fact("hugepages", or_absent(memory.thp.enabled.as_deref()));
+    if memory.thp.disabled {
+        page.fact("hugepages off", "by prctl(PR_SET_THP_DISABLE)");
+    }
     page.fact("hugepage defrag", or_absent(memory.thp.defrag.as_deref()));
     page.fact("hugepage size", or_absent(memory.thp.hugepage_size.map(bytes)));
     page.fact("address space", bound(memory.limits.address_space));
