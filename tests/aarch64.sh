@@ -155,6 +155,25 @@ user_steps() {
 	step "stress" CIDALLOC_TEST_MODE=locked CIDALLOC_TEST_SECONDS=4 ./stress --exact child_scenes --ignored
 }
 
+# What is given back or protected is whole OS pages, however large the system
+# says that they are: every call is looked at.
+page_steps() { # BYTES
+	local address length
+	what="memory in OS pages of $1 bytes"
+	timeout 300 qemu-aarch64-static -strace -p "$1" -L $libc -E CIDALLOC_DECAY_MS=0 -E CIDALLOC_THP_AFTER=4M \
+		./refusals >step.log 2>calls </dev/null || { echo "FAIL aarch64: $where: $what"; tail -n 5 calls; return; }
+	sed -n 's/.*\(madvise\|mprotect\)(0x\([0-9a-f]*\),\([0-9]*\),.*/\2 \3/p' calls |
+		while read -r address length; do
+			[ $((16#$address % $1)) = 0 ] && [ $((length % $1)) = 0 ] || echo "$address $length"
+		done >odd
+	if [ ! -s odd ] && [ "$(grep -ac MADV_DONTNEED calls)" -ge 10 ]; then
+		echo "ok aarch64: $where: $what"
+	else
+		echo "FAIL aarch64: $where: $what: calls on parts of pages, or too few"
+		head -n 5 odd
+	fi
+}
+
 # Planted faults prove the model, not the kernel: they run on the host.
 kernel_steps() {
 	excused=
@@ -164,6 +183,7 @@ kernel_steps() {
 	mode_is locked CIDALLOC_RSEQ=off
 	rules
 	step "unit tests" ./cidalloc
+	step "refused calls" CIDALLOC_DECAY_MS=0 ./refusals half-way from:1 from:1,membarrier rate:3
 	step "histories" CIDALLOC_TEST_CASES=10 ./history --skip planted
 	step "stress" CIDALLOC_TEST_STRESS_SECONDS=4 ./stress blocks_are_conserved
 	step "sections aborted at each instruction" CIDALLOC_TEST_STAGE=. ./aborts nothing_is_lost_by_m nothing_is_lost_with
@@ -184,6 +204,8 @@ run_in_qemu() {
 			timeout 600 qemu-aarch64-static -L $libc "${set[@]}" "$@"
 		}
 		user_steps
+		page_steps 16384
+		page_steps 65536
 	) | tee "$target/steps"
 	! grep -q ^FAIL "$target/steps" || failed=1
 }
@@ -227,6 +249,7 @@ build "tests build" stage_tests --test history --test stress --test aborts || ex
 build "rules in C build" stage_rules rules-c $cross-gcc tables_c.c c || exit
 build "rules in C++ build" stage_rules rules-cxx $cross-g++ tables_cxx.c cc || exit
 build "driver of the aborts" $cross-gcc -std=gnu11 -O1 -fno-builtin -pthread -w -I ffi/include tests/c/abort_driver.c -o "$stage/abort_driver" || exit
+build "refusals" $cross-gcc -O1 -fno-builtin -pthread -I ffi/include tests/c/refusals.c -L "$stage" -lcidalloc "-Wl,-rpath,\$ORIGIN" -o "$stage/refusals" || exit
 build "header" $cross-gcc -I ffi/include tests/c/header.c -L "$stage" -lcidalloc "-Wl,-rpath,\$ORIGIN" -o "$stage/header" || exit
 
 # The golden instruction mix, of the binaries just built.
