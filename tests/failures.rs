@@ -166,6 +166,14 @@ fn calls_may_fail_in_a_process_that_has_run_for_a_while() {
     }
 }
 
+/// Refusals that come and go under threads and forks.
+#[test]
+fn calls_may_fail_while_threads_work() {
+    for mode in ["auto", "off"] {
+        counts(refusals(mode).arg("busy"));
+    }
+}
+
 /// The kernel may have unmapped where a block was to move to, and refuse to map it again.
 #[test]
 fn a_move_that_ends_half_way_is_undone() {

@@ -4,7 +4,7 @@
  *
  * Every operation either does what it promises or fails with ENOMEM and changes nothing. After the first round nothing
  * is refused any more: the blocks have their contents, the layers agree, and a second round has all its memory.
- * Then the same for each HOW, put in force at run time (half-way: see there). Prints how many calls were refused in the
+ * Then the same for each HOW, put in force at run time (half-way, busy: see there). Prints how many calls were refused in the
  * first round, and how many operations failed in it.
  *
  * limited: memory is short in all rounds, and there must be some when all is freed. locked: all memory is locked.
@@ -281,6 +281,55 @@ static void move_half_way(void) {
     }
 }
 
+static int busy_until_told = 1;
+
+static void *churn(void *argument) {
+    struct block *mine = argument;
+    uint64_t seed = (uintptr_t)argument;
+    while (__atomic_load_n(&busy_until_told, __ATOMIC_RELAXED)) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        struct block *block = &mine[(seed >> 40) % OF_A_THREAD];
+        size_t size = (seed >> 33) % 64 ? (seed >> 50) % 3000 : (seed >> 42) % (3 * MIB);
+        if (!block->at) {
+            if (seed >> 62) allocate(block, size + 1);
+            else allocate_zeroed(block, size + 1);
+        } else if (seed >> 62 == 3) resize(block, size + 1);
+        else release(block);
+    }
+    for (int i = 0; i < OF_A_THREAD; i++) release(&mine[i]);
+    return NULL;
+}
+
+/* Refusals come and go while threads work; between them the layers are walked. */
+static void while_busy(void) {
+    static const char *const ways[] = {"from:1", "rate:2", "rate:5,mmap", "from:1,membarrier", "from:3,madvise,mremap",
+                                       "rate:3:7,mprotect,mmap", "from:1,mprotect"};
+    pthread_t threads[THREADS];
+    must = 0;
+    limited = 1; /* Main's own forks and children find memory refused, too. */
+    for (int i = 0; i < THREADS; i++) REQUIRE(!pthread_create(&threads[i], NULL, churn, of_threads[i]), "thread %d", i);
+    for (int i = 0; i < 28; i++) {
+        refusing = ways[i % 7];
+        cidalloc_fail(refusing);
+        usleep(15000);
+        /* More than there ever was, untouched. */
+        size_t size = (size_t)(i + 1) * 64 * MIB;
+        errno = 0;
+        void *huge = hide(malloc(size));
+        free(result(huge, errno, size));
+        malloc_trim(0);
+        if (i % 4 == 1) with_a_child();
+        cidalloc_fail("off");
+        usleep(1000);
+        walk();
+    }
+    __atomic_store_n(&busy_until_told, 0, __ATOMIC_RELAXED);
+    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    walk();
+    limited = 0;
+    REQUIRE(failed > 0, "nothing failed");
+}
+
 int main(int argc, char **argv) {
     alarm(30);
     for (; argc > 1; argc--, argv++) {
@@ -299,6 +348,10 @@ int main(int argc, char **argv) {
         refusing = argv[i];
         if (strcmp(refusing, "half-way") == 0) {
             move_half_way();
+            continue;
+        }
+        if (strcmp(refusing, "busy") == 0) {
+            while_busy();
             continue;
         }
         REQUIRE(cidalloc_fail(refusing) == 0, "nothing was refused in between");
