@@ -11,12 +11,12 @@
 
 #![allow(unsafe_code)]
 
+use crate::os::sync::{AtomicU32, SPINS, relax};
 use crate::os::{sys, thread};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::AtomicU32 as Counter;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use spin::relax::{RelaxStrategy, Spin};
 
 /// The order in which locks are taken.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -30,12 +30,8 @@ pub enum Rank {
     PageHeap = 3,
 }
 
-/// How often a waiter looks before it sleeps: about 2 µs, longer than a
-/// typical hold, shorter than a sleep and a wake-up.
-const SPINS: u32 = 60;
-
 /// Waits on any lock that ended in a futex, since start.
-pub static WAITS: AtomicU32 = AtomicU32::new(0);
+pub static WAITS: Counter = Counter::new(0);
 
 #[derive(Debug)]
 pub struct Lock<T> {
@@ -78,7 +74,7 @@ impl<T> Lock<T> {
     #[cold]
     fn acquire_slow(&self) {
         for _ in 0..SPINS {
-            Spin::relax();
+            relax();
             // Relaxed: only a hint, the exchange decides.
             if self.word.load(Relaxed) == 0
                 && self.word.compare_exchange(0, 1, Acquire, Relaxed).is_ok()

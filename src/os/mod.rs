@@ -12,5 +12,6 @@ pub mod output;
 pub mod probe;
 pub mod refusal;
 pub mod rseq;
+pub mod sync;
 pub mod sys;
 pub mod thread;
