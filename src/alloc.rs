@@ -23,7 +23,7 @@ use crate::os::thread::{Inside, ThreadWords};
 use crate::size_class::{self, class_of};
 use crate::units::ClassId;
 use crate::watch::counters;
-use core::ptr::null_mut;
+use core::ptr::{null_mut, with_exposed_provenance_mut};
 
 /// The largest block: no object may be larger than the address range's half.
 pub const MOST_BYTES: usize = isize::MAX as usize;
@@ -42,7 +42,7 @@ pub fn allocate(size: usize) -> *mut u8 {
 #[inline(always)]
 pub fn allocate_hit(size: usize) -> *mut u8 {
     match size_class::class_of_fine(size) {
-        Some(class) => sections::pop(slab::class_at(class)) as *mut u8,
+        Some(class) => with_exposed_provenance_mut(sections::pop(slab::class_at(class))),
         None => null_mut(),
     }
 }
@@ -55,7 +55,7 @@ pub fn allocate_rest(size: usize) -> *mut u8 {
     if size > size_class::FINE_MAX_BYTES {
         let object = sections::pop(slab::class_at(class));
         if object != 0 {
-            return object as *mut u8;
+            return with_exposed_provenance_mut(object);
         }
     }
     allocate_slow(class, size)
@@ -66,7 +66,7 @@ pub fn allocate_rest(size: usize) -> *mut u8 {
 pub fn allocate_class(class: ClassId, size: usize) -> *mut u8 {
     match sections::pop(slab::class_at(class)) {
         0 => allocate_slow(class, size),
-        object => object as *mut u8,
+        object => with_exposed_provenance_mut(object),
     }
 }
 
@@ -138,9 +138,9 @@ pub fn allocate_slow(class: ClassId, size: usize) -> *mut u8 {
     // looked into the slab yet; for others the look is cheap beside a refill.
     let object = cpu_cache::pop(words, class);
     if object != 0 {
-        return object as *mut u8;
+        return with_exposed_provenance_mut(object);
     }
-    cpu_cache::refill(process, words, class) as *mut u8
+    with_exposed_provenance_mut(cpu_cache::refill(process, words, class))
 }
 
 /// # Safety
@@ -217,7 +217,7 @@ pub fn large_block(size: usize, align: usize) -> (*mut u8, bool) {
         return (null_mut(), false);
     }
     match large::allocate(size, align) {
-        Some((addr, zero)) => (addr as *mut u8, zero),
+        Some((addr, zero)) => (with_exposed_provenance_mut(addr), zero),
         None => (null_mut(), false),
     }
 }

@@ -15,7 +15,7 @@ use crate::os::refusal::{self, Refusals};
 use crate::os::thread::Inside;
 use crate::size_class::{self, class_of, class_of_aligned, info};
 use crate::units::{ClassId, PAGE_BYTES, Pages};
-use core::ptr::null_mut;
+use core::ptr::{null_mut, with_exposed_provenance_mut};
 
 pub use crate::alloc::{allocate, free};
 pub use crate::census::{Broken, Census, ClassCensus, Finding, Kind};
@@ -151,7 +151,7 @@ fn resize_large(ptr: *mut u8, size: usize) -> Option<*mut u8> {
     PAGE_MAP.page_of(addr)?;
     let _inside = Inside::enter()?;
     match large::resize(addr, size) {
-        Ok(moved) => moved.map(|addr| addr as *mut u8),
+        Ok(moved) => moved.map(with_exposed_provenance_mut),
         Err(fault) => die(fault, addr),
     }
 }

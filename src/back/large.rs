@@ -365,6 +365,8 @@ impl PageHeap {
 }
 
 fn copy_pages(from: usize, to: usize, len_bytes: usize) {
+    let from = core::ptr::with_exposed_provenance::<u8>(from);
+    let to = core::ptr::with_exposed_provenance_mut(to);
     // SAFETY: both ranges are mapped, the caller's, and apart.
-    unsafe { core::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, len_bytes) };
+    unsafe { core::ptr::copy_nonoverlapping(from, to, len_bytes) };
 }

@@ -25,6 +25,7 @@ use crate::size_class;
 use crate::units::{
     ClassId, HUGE_BYTES, HUGE_SHIFT, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages,
 };
+use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -157,7 +158,9 @@ impl PageHeap {
         let end = offset + len_bytes;
         let count = (end >> HUGE_SHIFT) as u32;
         // SAFETY: the records were mapped before the arena, and read as zero.
-        self.table = unsafe { HugeTable::new(self.space.huge_pages.base as *mut HugePage, count) };
+        self.table = unsafe {
+            HugeTable::new(with_exposed_provenance_mut(self.space.huge_pages.base), count)
+        };
         PAGE_MAP.grow(end / PAGE_BYTES);
         let first = HugeId((offset >> HUGE_SHIFT) as u32);
         self.cold.put(&mut self.table, first, (len_bytes >> HUGE_SHIFT) as u32);
@@ -511,7 +514,7 @@ impl UnitPool {
         if *head != 0 {
             let unit = *head;
             // SAFETY: a free record holds the next one's unit.
-            *head = unsafe { *(span::unit_addr(unit) as *const u32) };
+            *head = unsafe { *with_exposed_provenance(span::unit_addr(unit)) };
             return Some(unit);
         }
         let unit = self.next;
@@ -526,7 +529,7 @@ impl UnitPool {
     fn put(&mut self, unit: u32, units: u8) {
         if let Some(head) = self.free.get_mut(units as usize) {
             // SAFETY: the record is free: its first word is ours.
-            unsafe { *(span::unit_addr(unit) as *mut u32) = *head };
+            unsafe { *with_exposed_provenance_mut(span::unit_addr(unit)) = *head };
             *head = unit;
         }
     }

@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 use crate::units::{ClassId, PAGE_SHIFT, PageId, Pages};
+use core::ptr::with_exposed_provenance_mut;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize};
 
@@ -38,8 +39,8 @@ impl PageMap {
     /// Sets the tables; once, before the first `grow`.
     pub fn start(&self, base: usize, classes: usize, spans: usize) {
         self.base.store(base, Relaxed); // published by `grow`
-        self.classes.store(classes as *mut AtomicU8, Relaxed);
-        self.spans.store(spans as *mut AtomicU32, Relaxed);
+        self.classes.store(with_exposed_provenance_mut(classes), Relaxed);
+        self.spans.store(with_exposed_provenance_mut(spans), Relaxed);
     }
 
     /// Entries exist up to `pages` now.
@@ -90,6 +91,58 @@ impl PageMap {
             unsafe {
                 (*self.spans.load(Relaxed).add(page)).store(unit, Relaxed);
                 (*self.classes.load(Relaxed).add(page)).store(class.0, Relaxed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn pages_have_what_was_entered_for_them() {
+        const PAGES: usize = 40;
+        const BASE: usize = 5 << 40;
+        let mut classes: Vec<u8> = std::vec![0; PAGES];
+        let mut spans: Vec<u32> = std::vec![0; PAGES];
+        let map = PageMap {
+            base: AtomicUsize::new(0),
+            pages: AtomicUsize::new(0),
+            classes: AtomicPtr::new(core::ptr::null_mut()),
+            spans: AtomicPtr::new(core::ptr::null_mut()),
+        };
+        // Nothing is ours before the start, null and the last byte included.
+        assert!([0, BASE, usize::MAX].iter().all(|addr| map.page_of(*addr).is_none()));
+        let tables = (classes.as_mut_ptr(), spans.as_mut_ptr());
+        map.start(BASE, tables.0.expose_provenance(), tables.1.expose_provenance());
+        assert_eq!(map.page_of(BASE), None);
+        map.grow(PAGES - 1);
+        map.grow(PAGES);
+        let end = BASE + (PAGES << PAGE_SHIFT);
+        for addr in [BASE - 1, end, 0, usize::MAX] {
+            assert_eq!((map.page_of(addr), map.class_of(addr)), (None, ClassId::NONE));
+        }
+        let mut model = [(ClassId::NONE, 0); PAGES];
+        let mut seed = 9u32;
+        for unit in 1..300u32 {
+            seed = seed.wrapping_mul(1664525).wrapping_add(1013904223);
+            let first = (seed >> 16) % PAGES as u32;
+            let len = 1 + (seed >> 8) % (PAGES as u32 - first).min(6);
+            let entry =
+                if seed >> 30 == 0 { (ClassId::NONE, 0) } else { (ClassId(seed as u8), unit) };
+            map.set(PageId(first), Pages(len), entry.0, entry.1);
+            model[first as usize..(first + len) as usize].fill(entry);
+            for (i, (class, unit)) in model.iter().enumerate() {
+                let page = PageId(i as u32);
+                let addr = map.addr_of(page);
+                assert_eq!(addr, BASE + (i << PAGE_SHIFT));
+                for within in [0, 8, (1 << PAGE_SHIFT) - 1] {
+                    assert_eq!(map.page_of(addr + within), Some(page));
+                    assert_eq!(map.class_of(addr + within), *class);
+                }
+                assert_eq!(map.span_unit(page), *unit);
             }
         }
     }

@@ -20,6 +20,7 @@ use crate::os::fault::Fault;
 use crate::size_class;
 use crate::units::{ClassId, PageId, Pages};
 use core::mem::offset_of;
+use core::ptr::with_exposed_provenance_mut;
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -66,7 +67,7 @@ pub fn unit_addr(unit: u32) -> usize {
 impl Span {
     /// The record at a unit.
     pub fn at(unit: u32) -> *mut Span {
-        unit_addr(unit) as *mut Span
+        with_exposed_provenance_mut(unit_addr(unit))
     }
 
     /// The unit of this record.
@@ -141,7 +142,8 @@ impl Span {
         let count = words_for(self.objects() as usize);
         // The words run on into the record's further units, so they are reached
         // through the units' region, not through the struct.
-        let first = (self as *mut Span as usize + offset_of!(Span, bitmap)) as *mut u64;
+        let first =
+            with_exposed_provenance_mut(self as *mut Span as usize + offset_of!(Span, bitmap));
         // SAFETY: the record has that many words, and `self` is borrowed.
         unsafe { core::slice::from_raw_parts_mut(first, count) }
     }
@@ -186,5 +188,98 @@ pub fn span_of(addr: usize) -> Result<*mut Span, Fault> {
     match PAGE_MAP.span_unit(page) {
         0 => Err(Fault::NotAllocated),
         unit => Ok(Span::at(unit)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::alloc::{Layout, alloc_zeroed};
+    use std::vec::Vec;
+
+    const BASE: usize = 5 << 40;
+
+    /// Zero memory for good, which addresses may lead to.
+    fn memory(len: usize) -> usize {
+        let layout = Layout::from_size_align(len, UNIT_BYTES).unwrap();
+        // SAFETY: the layout has a size.
+        unsafe { alloc_zeroed(layout) }.expose_provenance()
+    }
+
+    fn random(state: &mut u32) -> usize {
+        *state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+        (*state >> 8) as usize
+    }
+
+    /// The units' base and the page map are statics, which other tests' heap
+    /// uses: so in a process of its own (Miri has one, and no such tests).
+    #[test]
+    fn spans_agree_with_a_list_of_free_objects() {
+        const ALONE: &str = "CIDALLOC_TEST_ALONE";
+        if cfg!(miri) || std::env::var_os(ALONE).is_some() {
+            return compare();
+        }
+        let this = std::env::current_exe().unwrap();
+        let name = "back::span::tests::spans_agree_with_a_list_of_free_objects";
+        let mut alone = std::process::Command::new(this);
+        let status = alone.args(["--exact", name]).env(ALONE, "1").status().unwrap();
+        assert!(status.success());
+    }
+
+    fn compare() {
+        UNITS_BASE.store(memory(64 * UNIT_BYTES), Relaxed);
+        PAGE_MAP.start(BASE, memory(128), memory(128 * 4));
+        PAGE_MAP.grow(128);
+        assert_eq!(span_of(BASE - 1), Err(Fault::Foreign));
+        assert_eq!(span_of(BASE), Err(Fault::NotAllocated));
+        let mut unit = 1;
+        for class in ClassId::all().step_by(if cfg!(miri) { 9 } else { 1 }) {
+            let info = size_class::info(class);
+            // Records lie side by side: one that wrote past its end would be seen.
+            for page in [PageId(3), PageId(64)] {
+                PAGE_MAP.set(page, info.span_pages(), class, unit);
+                // SAFETY: the units are this test's.
+                unsafe { Span::init(Span::at(unit), page, info.span_pages(), class) };
+                unit = unit % 32 + u32::from(units_for(info.objects.into()));
+                assert_eq!(
+                    span_of(PAGE_MAP.addr_of(page) + 5),
+                    Ok(Span::at(PAGE_MAP.span_unit(page)))
+                );
+            }
+            for page in [PageId(3), PageId(64)] {
+                // SAFETY: a record made above, nobody else's.
+                let span = unsafe { &mut *span_of(PAGE_MAP.addr_of(page)).unwrap() };
+                assert_eq!((span.page, span.class, span.list), (page, class, 0));
+                exercise(span, info);
+            }
+        }
+    }
+
+    fn exercise(span: &mut Span, info: &size_class::ClassInfo) {
+        let (base, size, objects) = (span.addr(), info.size_bytes as usize, info.objects as usize);
+        let mut free = std::vec![true; objects];
+        let mut seed = objects as u32;
+        for _ in 0..if cfg!(miri) { 10 } else { 60 } {
+            let mut out = std::vec![0; random(&mut seed) % (objects + 2)];
+            let taken = span.take(&mut out);
+            // The lowest free ones, in order.
+            let lowest = free.iter().enumerate().filter(|f| *f.1).map(|(i, _)| base + i * size);
+            assert_eq!(out[..taken], lowest.take(out.len()).collect::<Vec<_>>()[..]);
+            out[..taken].iter().for_each(|addr| free[(addr - base) / size] = false);
+            for _ in 0..random(&mut seed) % (objects + 1) {
+                let i = random(&mut seed) % objects;
+                let given = span.give(base + i * size);
+                assert_eq!(given, if free[i] { Err(Fault::DoubleFree) } else { Ok(()) });
+                free[i] = true;
+            }
+            assert_eq!(span.free as usize, free.iter().filter(|f| **f).count());
+        }
+        for bad in [base + 1, base + size / 2, base + objects * size] {
+            assert_eq!(span.give(bad), Err(Fault::Interior));
+        }
+        // All are out again at the end, each once.
+        let mut out = std::vec![0; objects + 1];
+        let taken = span.take(&mut out);
+        assert_eq!((taken, span.free), (free.iter().filter(|f| **f).count(), 0));
     }
 }

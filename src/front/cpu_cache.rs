@@ -30,6 +30,7 @@ use crate::os::sys;
 use crate::os::thread::{State, ThreadWords};
 use crate::size_class::{self, BATCH_OBJECTS, ClassInfo};
 use crate::units::{Cid, ClassId};
+use core::ptr::with_exposed_provenance;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU64, AtomicUsize};
 
@@ -109,7 +110,7 @@ pub fn start(count: u32) -> Option<()> {
 
 /// The state of a slab. `cid` is below the process's number of slabs.
 pub fn state(cid: Cid) -> &'static Lock<Slab> {
-    let first = STATES.load(Relaxed) as *const Padded;
+    let first = with_exposed_provenance::<Padded>(STATES.load(Relaxed));
     // SAFETY: mapped for every slab; zero bytes are a valid state.
     unsafe { &(*first.add(cid.0 as usize)).0 }
 }
@@ -150,7 +151,9 @@ impl Access<'_> {
 fn current(words: &ThreadWords) -> Cid {
     match words.state {
         // SAFETY: a registered thread's id field, which the kernel writes.
-        State::Sections => Cid(unsafe { (words.index as *const u32).read_volatile() }),
+        State::Sections => {
+            Cid(unsafe { with_exposed_provenance::<u32>(words.index).read_volatile() })
+        }
         _ => Cid(words.shard),
     }
 }
@@ -406,7 +409,7 @@ impl Slab {
             ClassSlots { begin: begin as u16, array: array as u16, slots: slots as u16, ..old };
         let to = new.begin_addr(cid);
         // SAFETY: both arrays are the slab's, apart, and long enough.
-        unsafe { core::ptr::copy_nonoverlapping(from as *const usize, to as *mut usize, count) };
+        unsafe { slab::copy_slots(from, to, count) };
         header.cur.store((to + count * 8) as u64, Relaxed);
         self.next_slot = begin + array as u32;
         *self.class(class) = new;
@@ -580,7 +583,7 @@ fn send_home(header: &Header, class: ClassId, floor: usize) {
         let Some(part) = batch.get_mut(..count) else { break };
         for (i, slot) in part.iter_mut().enumerate() {
             // SAFETY: slots below the top hold objects.
-            *slot = unsafe { *((cur + i * 8) as *const usize) };
+            *slot = unsafe { slab::read_slot(cur + i * 8) };
         }
         middle::give(class, part);
     }

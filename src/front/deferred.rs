@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -18,7 +19,7 @@ pub fn put(addr: usize) {
     let mut last = LAST.load(Relaxed);
     loop {
         // SAFETY: blocks have at least 8 bytes, and this one is nobody's now.
-        unsafe { *(addr as *mut usize) = last };
+        unsafe { *with_exposed_provenance_mut(addr) = last };
         // Release publishes the word just written.
         match LAST.compare_exchange_weak(last, addr, Release, Relaxed) {
             Ok(_) => return,
@@ -38,7 +39,7 @@ pub fn each(mut f: impl FnMut(usize)) {
     let mut addr = LAST.swap(0, Acquire);
     while addr != 0 {
         // SAFETY: a block of the list holds the next one's address.
-        let next = unsafe { *(addr as *const usize) };
+        let next = unsafe { *with_exposed_provenance::<usize>(addr) };
         f(addr);
         addr = next;
     }

@@ -26,6 +26,7 @@
 use crate::size_class;
 use crate::units::{Cid, ClassId};
 use core::mem::offset_of;
+use core::ptr::{copy_nonoverlapping, with_exposed_provenance, with_exposed_provenance_mut};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 
@@ -77,7 +78,31 @@ pub fn slab_addr(cid: Cid) -> usize {
 /// The header of a class in a slab that exists.
 pub fn header(cid: Cid, class: ClassId) -> &'static Header {
     // SAFETY: slabs are mapped readable for good, and all bytes are a valid header.
-    unsafe { &*((slab_addr(cid) + class_at(class)) as *const Header) }
+    unsafe { &*with_exposed_provenance(slab_addr(cid) + class_at(class)) }
+}
+
+/// The object in a slot; [`write_slot`] puts one there.
+///
+/// # Safety
+/// `at` is a slot of an open slab, and no section changes it meanwhile.
+pub unsafe fn read_slot(at: usize) -> usize {
+    // SAFETY: the caller's duty.
+    unsafe { *with_exposed_provenance(at) }
+}
+
+/// # Safety
+/// As [`read_slot`]; the slot is free.
+pub unsafe fn write_slot(at: usize, object: usize) {
+    // SAFETY: the caller's duty.
+    unsafe { *with_exposed_provenance_mut(at) = object }
+}
+
+/// # Safety
+/// As [`read_slot`], for `count` slots each; they do not overlap.
+pub unsafe fn copy_slots(from: usize, to: usize, count: usize) {
+    let (from, to) = (with_exposed_provenance::<usize>(from), with_exposed_provenance_mut(to));
+    // SAFETY: the caller's duty.
+    unsafe { copy_nonoverlapping(from, to, count) }
 }
 
 impl Header {
@@ -88,9 +113,32 @@ impl Header {
 
     /// Writes both limits at once.
     pub fn store_limits(&self, word: u64) {
-        let at = self.end_lo.as_ptr() as *mut u64;
+        // Through the header: a pointer to `end_lo` alone may not reach further.
+        let at = (&raw const *self).cast_mut().cast::<u8>().wrapping_add(LIMITS_AT).cast();
         // SAFETY: `end_lo` and `begin_lo` are an aligned 8-byte word.
         // Relaxed: see the callers; the fence is membarrier, or the lock.
         unsafe { AtomicU64::from_ptr(at) }.store(word, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_stored_as_one_word_and_read_as_two() {
+        let header = Header {
+            cur: AtomicU64::new(7),
+            end_lo: AtomicU32::new(0),
+            begin_lo: AtomicU32::new(0),
+        };
+        header.store_limits(limits(3, 5));
+        assert_eq!((header.end_lo.load(Relaxed), header.begin_lo.load(Relaxed)), (3, 5));
+        assert_eq!((header.limits(), header.cur.load(Relaxed)), (limits(3, 5), 7));
+        header.store_limits(STOPPED);
+        for cur in [0, 1, u32::MAX - 1, u32::MAX] {
+            // What `pop` and `push` ask before they go on.
+            assert!(cur <= header.begin_lo.load(Relaxed) && cur >= header.end_lo.load(Relaxed));
+        }
     }
 }

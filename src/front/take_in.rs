@@ -12,6 +12,7 @@ use crate::os::rseq::{self, CPU_ID_AT, KernelRseq, MM_CID_AT, RseqArea};
 use crate::os::sys;
 use crate::os::thread::{self, State, ThreadWords};
 use crate::units::ClassId;
+use core::ptr::with_exposed_provenance_mut;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -110,7 +111,7 @@ pub unsafe fn verify(found: &mut Broken) {
     while at != 0 && at % align_of::<OwnArea>() == 0 && count < areas.count {
         count += 1;
         // SAFETY: a permanent record.
-        at = unsafe { (*(at as *const OwnArea)).next };
+        at = unsafe { (*with_exposed_provenance_mut::<OwnArea>(at)).next };
     }
     found.check(at == 0, Kind::RseqAreas, ClassId::NONE, at);
     found.same(Kind::RseqAreas, ClassId::NONE, 0, areas.count as usize, count as usize);
@@ -140,7 +141,7 @@ pub fn after_fork(words: &ThreadWords) {
     // SAFETY: as said; the list is only ever added to, at its front.
     let mut at = unsafe { (*AREAS.value()).first };
     while at != 0 {
-        let own = at as *mut OwnArea;
+        let own: *mut OwnArea = with_exposed_provenance_mut(at);
         // SAFETY: a permanent record.
         unsafe {
             if &raw const (*own).area as usize == words.rseq {
@@ -161,7 +162,7 @@ impl OwnAreas {
             }
             self.search_at = self.count * 2;
         }
-        let own = PAGE_HEAP.lock().permanent_record()? as *mut OwnArea;
+        let own: *mut OwnArea = with_exposed_provenance_mut(PAGE_HEAP.lock().permanent_record()?);
         // SAFETY: a fresh zero record of that size and alignment.
         unsafe {
             (*own).tid = tid;
@@ -175,7 +176,7 @@ impl OwnAreas {
     fn find_dead(&mut self, tid: u32) -> Option<*mut OwnArea> {
         let mut at = self.first;
         while at != 0 {
-            let own = at as *mut OwnArea;
+            let own: *mut OwnArea = with_exposed_provenance_mut(at);
             // SAFETY: a permanent record; its thread does not touch `tid`.
             unsafe {
                 // This very id asks, so its last thread with an area is dead.

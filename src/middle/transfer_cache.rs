@@ -13,6 +13,7 @@ use crate::os::lock::{Lock, Rank};
 use crate::os::sys;
 use crate::size_class::{self, BATCH_OBJECTS};
 use crate::units::ClassId;
+use core::ptr::with_exposed_provenance_mut;
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -60,7 +61,7 @@ pub fn start() {
 }
 
 fn slots(class: ClassId) -> *mut usize {
-    let base = SLOTS_BASE.load(Relaxed) as *mut usize;
+    let base: *mut usize = with_exposed_provenance_mut(SLOTS_BASE.load(Relaxed));
     base.wrapping_add(class.index() * SLOTS)
 }
 

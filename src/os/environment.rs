@@ -4,6 +4,7 @@
 
 use crate::os::sys;
 use core::ffi::{CStr, c_char};
+use core::ptr::with_exposed_provenance_mut;
 
 unsafe extern "C" {
     /// The C library's; null until it has initialised itself.
@@ -44,7 +45,8 @@ fn each_of_proc(mut visit: impl FnMut(&[u8])) {
     // SAFETY: a new mapping, unmapped below.
     let Ok(at) = (unsafe { sys::mmap(0, PROC_BYTES, prot, 0) }) else { return };
     // SAFETY: the mapping just made, used by nobody else.
-    let buffer = unsafe { core::slice::from_raw_parts_mut(at as *mut u8, PROC_BYTES) };
+    let buffer =
+        unsafe { core::slice::from_raw_parts_mut(with_exposed_provenance_mut(at), PROC_BYTES) };
     let mut used = 0;
     if let Ok(fd) = sys::open_read(c"/proc/self/environ") {
         while let Some(rest) = buffer.get_mut(used..).filter(|r| !r.is_empty()) {

@@ -9,6 +9,7 @@
 use crate::os::{sys, thread};
 use core::arch::asm;
 use core::mem::offset_of;
+use core::ptr::with_exposed_provenance_mut;
 
 /// The kernel's `struct rseq` (include/uapi/linux/rseq.h).
 #[derive(Debug)]
@@ -73,7 +74,8 @@ pub fn libc_area() -> Option<(u32, isize)> {
 /// This thread's area as the C library registered it, if it did.
 pub fn libc_registered() -> Option<*mut RseqArea> {
     let (_, offset) = libc_area()?;
-    let area = thread::pointer().wrapping_add_signed(offset) as *mut RseqArea;
+    let area =
+        with_exposed_provenance_mut::<RseqArea>(thread::pointer().wrapping_add_signed(offset));
     // SAFETY: the C library promises an area of every thread at this offset.
     let cpu = unsafe { (&raw const (*area).cpu_id).read_volatile() };
     ((cpu as i32) >= 0).then_some(area)

@@ -277,7 +277,7 @@ impl UnitPool {
                 }
                 free += units;
                 // SAFETY: a free record holds the next one's unit.
-                unit = unsafe { *(span::unit_addr(unit) as *const u32) };
+                unit = unsafe { *core::ptr::with_exposed_provenance(span::unit_addr(unit)) };
             }
         }
         free

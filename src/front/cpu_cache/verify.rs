@@ -69,7 +69,9 @@ pub unsafe fn objects(cid: Cid, class: ClassId) -> &'static [usize] {
     let slots = slab.slots(class);
     let Some(len) = slab.filled(cid, class).filter(|_| slots.inside()) else { return &[] };
     // SAFETY: slots of the slab, below its top.
-    unsafe { core::slice::from_raw_parts(slots.begin_addr(cid) as *const usize, len) }
+    unsafe {
+        core::slice::from_raw_parts(core::ptr::with_exposed_provenance(slots.begin_addr(cid)), len)
+    }
 }
 
 impl ClassSlots {
