@@ -15,6 +15,7 @@
 
 use crate::os::fault::{Fault, die};
 use crate::os::sys;
+use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
@@ -72,7 +73,7 @@ pub fn allocate(size: usize, align: usize) -> *mut u8 {
 pub fn usable_size(addr: usize) -> Option<usize> {
     chunk_of(addr)?;
     // SAFETY: a block in a chunk is preceded by its size.
-    Some(unsafe { *((addr - HEAD_BYTES) as *const usize) })
+    Some(unsafe { *with_exposed_provenance(addr - HEAD_BYTES) })
 }
 
 /// Frees the block at `addr`; false if it is in no chunk.
@@ -104,7 +105,7 @@ fn each() -> impl Iterator<Item = &'static Chunk> {
     let mut at = CHUNKS.load(Acquire);
     core::iter::from_fn(move || {
         // SAFETY: chunks are never unmapped.
-        let chunk = unsafe { (at as *const Chunk).as_ref() }?;
+        let chunk = unsafe { with_exposed_provenance::<Chunk>(at).as_ref() }?;
         at = chunk.next;
         Some(chunk)
     })
@@ -121,7 +122,7 @@ impl Chunk {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping.
         let at = unsafe { sys::mmap(0, len, prot, libc::MAP_NORESERVE) }.ok()?;
-        let chunk = at as *mut Chunk;
+        let chunk: *mut Chunk = with_exposed_provenance_mut(at);
         let mut next = CHUNKS.load(Relaxed);
         loop {
             // SAFETY: the new mapping, nobody else's yet.
@@ -153,8 +154,8 @@ impl Chunk {
             match self.state.compare_exchange_weak(word, new, AcqRel, Relaxed) {
                 Ok(_) => {
                     // SAFETY: these bytes are this block's alone now.
-                    unsafe { *((at - HEAD_BYTES) as *mut usize) = end - (at - base) };
-                    return Some(at as *mut u8);
+                    unsafe { *with_exposed_provenance_mut(at - HEAD_BYTES) = end - (at - base) };
+                    return Some(with_exposed_provenance_mut(at));
                 }
                 Err(now) => word = now,
             }
@@ -191,6 +192,7 @@ mod tests {
 
     // One test: a block that lives on keeps its chunk from starting anew.
     #[test]
+    #[cfg_attr(miri, ignore = "maps memory")]
     fn blocks_are_apart_aligned_found_and_their_memory_is_used_again() {
         let mut blocks = std::vec::Vec::new();
         for i in 0..2000usize {

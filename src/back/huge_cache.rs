@@ -281,7 +281,7 @@ mod tests {
         sets[0].put(&mut table, HugeId(0), COUNT);
         free.fill(Some(false));
         let mut seed = 7;
-        for _ in 0..4_000 {
+        for _ in 0..if cfg!(miri) { 100 } else { 4_000 } {
             let warm = random(&mut seed) % 2 == 1;
             let set = &mut sets[usize::from(warm)];
             let len = 1 + random(&mut seed) % 12;

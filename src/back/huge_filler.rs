@@ -342,7 +342,7 @@ mod tests {
         // Live runs: (first page, length, name).
         let mut runs: Vec<(u32, u32, u32)> = Vec::new();
         let (mut seed, mut name) = (3, 0);
-        for _ in 0..4_000 {
+        for _ in 0..if cfg!(miri) { 60 } else { 4_000 } {
             let len = 1 + random(&mut seed) % [4, 40, 256][random(&mut seed) as usize % 3];
             let mut claim = |model: &mut [Model], first: u32, len: u32, zero: Option<bool>| {
                 name += 1;

@@ -6,12 +6,19 @@
 #![allow(unsafe_code)]
 
 use crate::os::refusal::{self, Call};
+#[cfg(not(miri))]
 use core::arch::asm;
 use libc::{c_int, c_long};
 
 pub type Errno = i32;
 
-#[cfg(target_arch = "x86_64")]
+/// Miri knows no system calls: each is refused.
+#[cfg(miri)]
+unsafe fn call(_number: c_long, _a: [usize; 6]) -> isize {
+    -(libc::ENOSYS as isize)
+}
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline(always)]
 unsafe fn call(number: c_long, a: [usize; 6]) -> isize {
     let result: isize;
@@ -24,7 +31,7 @@ unsafe fn call(number: c_long, a: [usize; 6]) -> isize {
     result
 }
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", not(miri)))]
 #[inline(always)]
 unsafe fn call(number: c_long, a: [usize; 6]) -> isize {
     let result: isize;
@@ -351,6 +358,7 @@ pub fn auxv(kind: libc::c_ulong) -> usize {
 #[cfg(test)]
 mod tests {
     #[test]
+    #[cfg_attr(miri, ignore = "asks the kernel")]
     fn the_kernels_release_is_what_proc_says() {
         let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let mut parts = text.split(['.', '-']).map(|p| p.trim().parse::<u32>());

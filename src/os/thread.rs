@@ -60,7 +60,19 @@ global_asm!(
     size = const size_of::<ThreadWords>(),
 );
 
+/// This thread's words, where there is no assembly.
+#[cfg(miri)]
+pub fn words() -> *mut ThreadWords {
+    std::thread_local! {
+        // SAFETY: zero bytes are valid words.
+        static WORDS: core::cell::UnsafeCell<ThreadWords> =
+            const { unsafe { core::mem::zeroed() } };
+    }
+    WORDS.with(|words| words.get())
+}
+
 /// This thread's words.
+#[cfg(not(miri))]
 #[inline(always)]
 pub fn words() -> *mut ThreadWords {
     let at: *mut ThreadWords;

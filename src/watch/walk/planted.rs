@@ -75,6 +75,7 @@ fn record(addr: usize) -> *mut Span {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "asks the kernel")]
 fn every_kind_of_fault_is_found() {
     let class = class_of(SIZE);
     let blocks: Vec<usize> = (0..6000).map(|_| heap::allocate(SIZE) as usize).collect();
