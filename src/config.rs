@@ -235,6 +235,8 @@ impl Config {
         if path.is_empty() || path.len() >= PATH_BYTES {
             return false;
         }
+        // Of an earlier, longer path nothing stays behind.
+        self.path = [0; PATH_BYTES];
         for (slot, &byte) in self.path.iter_mut().zip(path) {
             *slot = byte;
         }
@@ -302,6 +304,13 @@ mod tests {
             assert!((option.set)(&mut config, option.default.as_bytes()), "{}", option.name);
             assert_eq!(values_of(&config), values_of(&Config::DEFAULT));
         }
+    }
+
+    #[test]
+    fn a_path_leaves_nothing_of_the_one_before() {
+        let mut config = Config::DEFAULT;
+        assert!(config.set_path(b"/tmp/long") && config.set_path(b"/x"));
+        assert_eq!(config.stats_path(), b"/x");
     }
 
     fn values_of(c: &Config) -> impl PartialEq + core::fmt::Debug {
