@@ -180,6 +180,17 @@ pub static OPTIONS: [OptionSpec; 10] = [
     },
 ];
 
+/// What every name of an option starts with.
+pub const PREFIX: &[u8] = b"CIDALLOC_";
+
+/// Why an entry of the environment is ignored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    Unknown,
+    /// With the values that would be taken.
+    NotInRange(&'static str),
+}
+
 /// Names with this prefix belong to tests and tools, not to the allocator.
 const FOREIGN_PREFIXES: [&[u8]; 2] = [b"CIDALLOC_TEST_", b"CIDALLOC_LIB"];
 
@@ -209,19 +220,22 @@ impl Config {
             }
         };
         let mut config = Config::DEFAULT;
-        environment::each(b"CIDALLOC_", |name, value| {
-            if FOREIGN_PREFIXES.iter().any(|p| name.starts_with(p)) {
-                return;
-            }
-            match OPTIONS.iter().find(|o| o.name.as_bytes() == name) {
-                None => complain(name, "unknown option", None),
-                Some(option) if !(option.set)(&mut config, value) => {
-                    complain(name, "value not in range", Some(option.range));
-                }
-                Some(_) => {}
+        environment::each(PREFIX, |name, value| {
+            if let Err(refusal) = config.set(name, value) {
+                complain(name, refusal);
             }
         });
         config
+    }
+
+    /// Takes in one entry of the environment.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        if FOREIGN_PREFIXES.iter().any(|p| name.starts_with(p)) {
+            return Ok(());
+        }
+        let option = OPTIONS.iter().find(|o| o.name.as_bytes() == name);
+        let option = option.ok_or(Refusal::Unknown)?;
+        if (option.set)(self, value) { Ok(()) } else { Err(Refusal::NotInRange(option.range)) }
     }
 
     /// The path of the JSON statistics, with %p not yet replaced.
@@ -245,13 +259,13 @@ impl Config {
     }
 }
 
-fn complain(name: &[u8], what: &str, range: Option<&str>) {
+fn complain(name: &[u8], refusal: Refusal) {
     let mut out = Output::stderr();
-    let _ = write!(out, "cidalloc: {}: {what}", core::str::from_utf8(name).unwrap_or("option"));
-    if let Some(range) = range {
-        let _ = write!(out, " ({range})");
-    }
-    let _ = writeln!(out, ", ignored");
+    let _ = write!(out, "cidalloc: {}: ", core::str::from_utf8(name).unwrap_or("option"));
+    let _ = match refusal {
+        Refusal::Unknown => writeln!(out, "unknown option, ignored"),
+        Refusal::NotInRange(range) => writeln!(out, "value not in range ({range}), ignored"),
+    };
 }
 
 fn pick<T: Copy>(value: &[u8], values: &[(&[u8], T)], target: &mut T) -> bool {

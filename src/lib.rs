@@ -64,6 +64,9 @@ mod middle;
 mod os;
 #[cfg(cidalloc_native)]
 pub mod size_class;
+#[cfg(all(feature = "__trial", cidalloc_native))]
+#[doc(hidden)]
+pub mod trial;
 #[cfg(cidalloc_native)]
 pub mod units;
 #[cfg(cidalloc_native)]

@@ -9,12 +9,15 @@
 //!
 //!     CIDALLOC_TEST_HISTORY=FILE cargo test --test history -- --ignored replay --nocapture
 //!
+//! `CIDALLOC_TEST_PACE=alone` does so on one thread, as the fuzz target does.
 //! `CIDALLOC_TEST_SEED` and `CIDALLOC_TEST_CASES` choose what is drawn, and how much.
 //! This binary's own memory is the system allocator's: a broken heap does not
 //! break the model.
 
 #![cfg(target_os = "linux")]
 
+#[path = "history/faulty.rs"]
+mod faulty;
 #[path = "history/heap.rs"]
 mod heap;
 #[path = "history/mode.rs"]
@@ -49,6 +52,7 @@ fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
 fn pace() -> Pace {
     match variable::<String>("CIDALLOC_TEST_PACE").as_deref() {
         Some("free") => Pace::Free,
+        Some("alone") => Pace::Alone,
         _ => Pace::InStep,
     }
 }

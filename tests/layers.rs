@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The layers bottom up; one row is one layer. The first serves all.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
     &["units", "size_class", "census"],
     &["os"],
     &["config"],
@@ -15,6 +15,7 @@ const LAYERS: [&[&str]; 8] = [
     // The entries, and the watch that reads every layer below for them.
     &["alloc", "heap", "fork", "diagnosis", "watch"],
     &["global"],
+    &["trial"],
 ];
 
 fn rank(module: &str) -> Option<usize> {

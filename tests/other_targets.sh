@@ -25,6 +25,7 @@ fn main() {
 END
 compile=(rustc --edition 2024 -D warnings -O)
 if "${compile[@]}" --crate-name cidalloc --crate-type rlib --check-cfg 'cfg(cidalloc_native,test)' \
+	--check-cfg 'cfg(feature, values("__trial"))' \
 	-o "$target/libcidalloc.rlib" src/lib.rs &&
 	"${compile[@]}" --extern cidalloc="$target/libcidalloc.rlib" -o "$target/program" "$target/program.rs" &&
 	[ "$("$target/program")" = "101000 999 7" ]; then

@@ -28,14 +28,18 @@ pub struct PageMap {
     spans: AtomicPtr<AtomicU32>,
 }
 
-pub static PAGE_MAP: PageMap = PageMap {
-    base: AtomicUsize::new(0),
-    pages: AtomicUsize::new(0),
-    classes: AtomicPtr::new(core::ptr::null_mut()),
-    spans: AtomicPtr::new(core::ptr::null_mut()),
-};
+pub static PAGE_MAP: PageMap = PageMap::empty();
 
 impl PageMap {
+    pub const fn empty() -> PageMap {
+        PageMap {
+            base: AtomicUsize::new(0),
+            pages: AtomicUsize::new(0),
+            classes: AtomicPtr::new(core::ptr::null_mut()),
+            spans: AtomicPtr::new(core::ptr::null_mut()),
+        }
+    }
+
     /// Sets the tables; once, before the first `grow`.
     pub fn start(&self, base: usize, classes: usize, spans: usize) {
         self.base.store(base, Relaxed); // published by `grow`

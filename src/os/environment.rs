@@ -17,11 +17,8 @@ unsafe extern "C" {
 /// from /proc/self/environ.
 pub fn each(prefix: &[u8], mut f: impl FnMut(&[u8], &[u8])) {
     let mut visit = |entry: &[u8]| {
-        if entry.starts_with(prefix) {
-            if let Some(at) = entry.iter().position(|&b| b == b'=') {
-                let (name, value) = entry.split_at(at);
-                f(name, value.get(1..).unwrap_or_default());
-            }
+        if let Some((name, value)) = split(entry, prefix) {
+            f(name, value);
         }
     };
     // SAFETY: the C library's own pointer to a null-terminated array of C strings.
@@ -35,6 +32,13 @@ pub fn each(prefix: &[u8], mut f: impl FnMut(&[u8], &[u8])) {
             entry = entry.add(1);
         }
     }
+}
+
+/// The name and the value of an entry whose name starts with `prefix`.
+pub fn split<'a>(entry: &'a [u8], prefix: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = entry.iter().position(|&b| b == b'=').filter(|_| entry.starts_with(prefix))?;
+    let (name, value) = entry.split_at(at);
+    Some((name, value.get(1..).unwrap_or_default()))
 }
 
 /// As much of /proc/self/environ as this is looked at.

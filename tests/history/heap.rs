@@ -68,6 +68,6 @@ impl Heap for Cidalloc {
     }
     fn live_blocks(&self) -> Option<u64> {
         let stats = cidalloc::heap::stats::Stats::collect();
-        Some(crate::mode::live_objects(&stats).iter().sum::<u64>() + stats.large_blocks as u64)
+        Some(super::mode::live_objects(&stats).iter().sum::<u64>() + stats.large_blocks as u64)
     }
 }

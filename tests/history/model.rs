@@ -6,8 +6,8 @@
 //! it in their first and last 4 KiB and in the first word of each 4 KiB
 //! between, others in every byte of their usable size.
 
-use crate::heap::Heap;
-use crate::op::Op;
+use super::heap::Heap;
+use super::op::Op;
 use std::alloc::Layout;
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -1,9 +1,9 @@
 //! Runs histories: in step, free-running, or each in a process of its own,
 //! and reduces a failing one to the least that still fails.
 
-use crate::heap::Heap;
-use crate::model::{Block, Fault, Model};
-use crate::op::{self, History, Op, Step};
+use super::heap::Heap;
+use super::model::{Block, Fault, Model};
+use super::op::{self, History, Op, Step};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,8 @@ pub enum Pace {
     InStep,
     /// Each thread does its own steps as fast as it can.
     Free,
+    /// All steps on the calling thread.
+    Alone,
 }
 
 /// A failing history and what is wrong with it.
@@ -113,12 +115,24 @@ pub fn run(heap: &dyn Heap, pace: Pace, history: &[Step]) -> Result<(), Fault> {
     match pace {
         Pace::InStep => in_step(heap, history)?,
         Pace::Free => free_running(heap, history)?,
+        Pace::Alone => alone(heap, history)?,
     }
     let after = heap.live_blocks();
     if before != after {
         return Err(format!("not conserved: {before:?} live blocks before, {after:?} after"));
     }
     Ok(())
+}
+
+fn alone(heap: &dyn Heap, history: &[Step]) -> Result<(), Fault> {
+    let model = Model::default();
+    let mut held = Vec::new();
+    for (i, step) in history.iter().enumerate() {
+        let handed = model.step(heap, &mut held, &step.op);
+        let handed = handed.map_err(|fault| format!("step {} ({step}): {fault}", i + 1))?;
+        held.extend(handed.map(|(_, block)| block));
+    }
+    release_all(heap, &model, held.into_iter())
 }
 
 type Job = (Op, Vec<Block>);
