@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! allocate ─ class_of ─ pop ── hit: the instructions are counted by a golden file
-//!   └ allocate_slow ─ take_in │ pop │ refill │ large::allocate
+//!   └ allocate_slow ─ take_in │ pop │ refill │ large::allocate │ check
 //! free ─ PageMap ─ push ────── hit
-//!   └ free_slow ─ take_in │ push │ overflow │ large::free │ stray
+//!   └ free_slow ─ take_in │ push │ overflow │ large::free │ stray │ check
 //! ```
 //! A slow path that finds its own thread inside another one (a signal handler
 //! interrupted it) takes no lock: it allocates aside, and defers frees.
+//! In the checking mode every operation misses, and its slow half goes to `check`.
 //! The fast halves have no state of their own: a thread that is not taken in, a
 //! stopped slab, an empty one, a large size and a foreign pointer all end in
 //! the same miss.
@@ -16,24 +17,27 @@
 
 use crate::back::page_map::PAGE_MAP;
 use crate::back::{aside, large};
+use crate::check;
 use crate::front::process::{self, Process};
 use crate::front::{cpu_cache, deferred, heartbeat, sections, slab, stray, take_in};
-use crate::os::fault::{Fault, die};
+use crate::os::fault::{Fault, die, die_knowing};
 use crate::os::thread::{Inside, ThreadWords};
 use crate::size_class::{self, class_of};
 use crate::units::ClassId;
 use crate::watch::counters;
 use core::ptr::{null_mut, with_exposed_provenance_mut};
 
+pub use crate::check::{Family, Told};
+
 /// The largest block: no object may be larger than the address range's half.
 pub const MOST_BYTES: usize = isize::MAX as usize;
 
-/// A block of at least `size` bytes, at a multiple of 16 (8 for up to 8 bytes);
-/// null when there is no memory.
+/// A block of at least as many bytes as told, at a multiple of 16 (8 for up to 8
+/// bytes); null when there is no memory.
 #[inline(always)]
-pub fn allocate(size: usize) -> *mut u8 {
-    match allocate_hit(size) {
-        hit if hit.is_null() => allocate_rest(size),
+pub fn allocate(told: Told) -> *mut u8 {
+    match allocate_hit(told.size) {
+        hit if hit.is_null() => allocate_rest(told.size, told.align, told.family),
         hit => hit,
     }
 }
@@ -50,7 +54,7 @@ pub fn allocate_hit(size: usize) -> *mut u8 {
 /// What follows when [`allocate_hit`] had nothing: the larger classes, out of
 /// line so that the way to the small ones is short, and every miss.
 #[inline(never)]
-pub fn allocate_rest(size: usize) -> *mut u8 {
+pub fn allocate_rest(size: usize, align: usize, family: Family) -> *mut u8 {
     let class = class_of(size);
     if size > size_class::FINE_MAX_BYTES {
         let object = sections::pop(slab::class_at(class));
@@ -58,14 +62,15 @@ pub fn allocate_rest(size: usize) -> *mut u8 {
             return with_exposed_provenance_mut(object);
         }
     }
-    allocate_slow(class, size)
+    allocate_slow(size, align, family, class)
 }
 
-/// As [`allocate`], of a class known already; `size` is used where it is NONE.
+/// As [`allocate`], of a class known already; what is told is used where it is
+/// NONE.
 #[inline(always)]
-pub fn allocate_class(class: ClassId, size: usize) -> *mut u8 {
+pub fn allocate_class(class: ClassId, told: Told) -> *mut u8 {
     match sections::pop(slab::class_at(class)) {
-        0 => allocate_slow(class, size),
+        0 => allocate_slow(told.size, told.align, told.family, class),
         object => with_exposed_provenance_mut(object),
     }
 }
@@ -75,13 +80,13 @@ pub fn allocate_class(class: ClassId, size: usize) -> *mut u8 {
 /// # Safety
 /// `ptr` is a live block, or null.
 #[inline(always)]
-pub unsafe fn free(ptr: *mut u8) {
+pub unsafe fn free(ptr: *mut u8, told: Told) {
     match PAGE_MAP.page_of(ptr as usize) {
         // SAFETY: a live block of the class that its page says. The header of
         // class NONE is never in use: large pointers miss.
-        Some(page) => unsafe { free_class(PAGE_MAP.class_of_page(page), ptr) },
+        Some(page) => unsafe { free_class(PAGE_MAP.class_of_page(page), ptr, told) },
         // SAFETY: the caller's duty.
-        None => unsafe { free_slow(ClassId::NONE, ptr) },
+        None => unsafe { free_slow(ptr, told.size, told.align, told.family, ClassId::NONE) },
     }
 }
 
@@ -90,40 +95,50 @@ pub unsafe fn free(ptr: *mut u8) {
 /// # Safety
 /// `ptr` is a live block of the class (NONE: a large one).
 #[inline(always)]
-pub unsafe fn free_class(class: ClassId, ptr: *mut u8) {
+pub unsafe fn free_class(class: ClassId, ptr: *mut u8, told: Told) {
     // SAFETY: the caller's duty.
     if !unsafe { sections::push(slab::class_at(class), ptr as usize) } {
         // SAFETY: the caller's duty.
-        unsafe { free_slow(class, ptr) }
+        unsafe { free_slow(ptr, told.size, told.align, told.family, class) }
     }
 }
 
-/// Frees a block whose size and alignment are known.
+/// Frees a block whose size, as told, and alignment are known.
 ///
 /// # Safety
 /// `ptr` is a live block that got its class from this size and alignment.
 #[inline(always)]
-pub unsafe fn free_layout(ptr: *mut u8, size: usize, align: usize) {
-    match size_class::class_of_fine(size) {
+pub unsafe fn free_layout(ptr: *mut u8, align: usize, told: Told) {
+    match size_class::class_of_fine(told.size) {
         // SAFETY: the caller's duty.
-        Some(class) if align <= 8 => unsafe { free_class(class, ptr) },
+        Some(class) if align <= 8 => unsafe { free_class(class, ptr, told) },
         // SAFETY: the caller's duty.
-        _ => unsafe { free_layout_rest(ptr, size, align) },
+        _ => unsafe { free_layout_rest(ptr, told.size, align, told.align, told.family) },
     }
 }
 
 /// [`free_layout`] of larger classes and alignments, out of line.
 #[inline(never)]
-unsafe fn free_layout_rest(ptr: *mut u8, size: usize, align: usize) {
+unsafe fn free_layout_rest(
+    ptr: *mut u8,
+    size: usize,
+    align: usize,
+    told_align: usize,
+    family: Family,
+) {
+    let told = Told::of(size, told_align, family);
     // SAFETY: the caller's duty.
-    unsafe { free_class(size_class::class_of_aligned(size, align), ptr) }
+    unsafe { free_class(size_class::class_of_aligned(size, align), ptr, told) }
 }
 
+/// The arguments of the slow halves stand in the order in which callers have
+/// them in registers.
 #[cold]
 #[inline(never)]
-pub fn allocate_slow(class: ClassId, size: usize) -> *mut u8 {
+pub fn allocate_slow(size: usize, align: usize, family: Family, class: ClassId) -> *mut u8 {
+    let told = Told::of(size, align, family);
     if class == ClassId::NONE {
-        return large_block(size, size_class::PAGE_BYTES).0;
+        return large_block(size_class::PAGE_BYTES, told).0;
     }
     crate::fork::install();
     let Some(_inside) = Inside::enter() else {
@@ -134,6 +149,9 @@ pub fn allocate_slow(class: ClassId, size: usize) -> *mut u8 {
     counters::count_allocation(process);
     let words = take_in::words(process);
     free_deferred(process, words);
+    if process.config.check {
+        return checked_block(process, told).0;
+    }
     // A thread just taken in, or one that never uses the fast path, has not
     // looked into the slab yet; for others the look is cheap beside a refill.
     let object = cpu_cache::pop(words, class);
@@ -148,7 +166,8 @@ pub fn allocate_slow(class: ClassId, size: usize) -> *mut u8 {
 /// far as the records tell.
 #[cold]
 #[inline(never)]
-pub unsafe fn free_slow(class: ClassId, ptr: *mut u8) {
+pub unsafe fn free_slow(ptr: *mut u8, size: usize, align: usize, family: Family, class: ClassId) {
+    let told = Told::of(size, align, family);
     if ptr.is_null() {
         return;
     }
@@ -163,6 +182,11 @@ pub unsafe fn free_slow(class: ClassId, ptr: *mut u8) {
     let Some(process) = process::get() else { die(Fault::Foreign, addr) };
     let words = take_in::words(process);
     free_deferred(process, words);
+    if check::is_on() {
+        counters::count_free(process);
+        heartbeat::count_large(process);
+        return check::free(addr, told);
+    }
     free_inside(process, words, class, addr);
 }
 
@@ -187,7 +211,13 @@ fn free_inside(process: &Process, words: &ThreadWords, class: ClassId, addr: usi
 
 /// Frees what was freed where it could not be done.
 pub fn free_deferred(process: &Process, words: &ThreadWords) {
-    deferred::each(|addr| free_inside(process, words, PAGE_MAP.class_of(addr), addr));
+    deferred::each(|addr| match check::is_on() {
+        true => {
+            counters::count_free(process);
+            check::free_deferred(addr);
+        }
+        false => free_inside(process, words, PAGE_MAP.class_of(addr), addr),
+    });
 }
 
 /// Dies if `addr` is no object of the class, as far as can be told unlocked.
@@ -195,23 +225,30 @@ fn check_small(addr: usize, class: ClassId) {
     let span = crate::back::span::span_of(addr).unwrap_or_else(|fault| die(fault, addr));
     // SAFETY: the record of a live block's span does not change under it.
     let (base, of) = unsafe { ((*span).addr(), (*span).class) };
-    if of != class {
-        die(Fault::NotAllocated, addr);
-    }
-    if size_class::info(class).object_index(addr.wrapping_sub(base)).is_none() {
-        die(Fault::Interior, addr);
-    }
+    let fault = if of != class {
+        Fault::NotAllocated
+    } else if size_class::info(class).object_index(addr.wrapping_sub(base)).is_none() {
+        Fault::Interior
+    } else {
+        return;
+    };
+    let size = size_class::info(of).size_bytes;
+    die_knowing(fault, addr, format_args!(", in the class of {size} bytes"));
 }
 
 /// A block above the classes, and whether it is zero; null when there is no
 /// memory. `align` is a power of two, at least a page.
 #[cold]
-pub fn large_block(size: usize, align: usize) -> (*mut u8, bool) {
+pub fn large_block(align: usize, told: Told) -> (*mut u8, bool) {
+    let size = told.size;
     crate::fork::install();
     let Some(_inside) = Inside::enter() else { return (aside::allocate(size, align), false) };
     let Some(process) = process::get() else { return (null_mut(), false) };
     free_deferred(process, take_in::words(process));
     counters::count_allocation(process);
+    if process.config.check {
+        return checked_block(process, told);
+    }
     heartbeat::count_large(process);
     if size > MOST_BYTES {
         return (null_mut(), false);
@@ -220,4 +257,11 @@ pub fn large_block(size: usize, align: usize) -> (*mut u8, bool) {
         Some((addr, zero)) => (with_exposed_provenance_mut(addr), zero),
         None => (null_mut(), false),
     }
+}
+
+/// A block of any size in the checking mode, and whether it is zero.
+fn checked_block(process: &Process, told: Told) -> (*mut u8, bool) {
+    heartbeat::count_large(process);
+    let made = if told.size > MOST_BYTES { None } else { check::allocate(told) };
+    made.map_or((null_mut(), false), |(addr, zero)| (addr as *mut u8, zero))
 }

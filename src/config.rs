@@ -58,6 +58,8 @@ pub struct Config {
     pub stats: StatsChoice,
     path: [u8; PATH_BYTES],
     pub count: bool,
+    /// Every block is checked: the checking mode.
+    pub check: bool,
     pub rseq: RseqChoice,
     pub index: IndexChoice,
     /// What a slab may hold at the most.
@@ -97,6 +99,14 @@ pub static OPTIONS: [OptionSpec; 10] = [
         default: "0",
         meaning: "count every allocation and free, at some cost in time",
         set: |c, v| pick(v, &[(b"0", false), (b"1", true)], &mut c.count),
+    },
+    OptionSpec {
+        name: "CIDALLOC_CHECK",
+        unit: "-",
+        range: "0, 1",
+        default: "0",
+        meaning: "end the process at the first misuse of a block, at a high cost in time and memory",
+        set: |c, v| pick(v, &[(b"0", false), (b"1", true)], &mut c.check),
     },
     OptionSpec {
         name: "CIDALLOC_RSEQ",
@@ -199,6 +209,7 @@ impl Config {
         stats: StatsChoice::Off,
         path: [0; PATH_BYTES],
         count: false,
+        check: false,
         rseq: RseqChoice::Auto,
         index: IndexChoice::Auto,
         slab_bytes: 2 << 20,
@@ -236,6 +247,11 @@ impl Config {
         let option = OPTIONS.iter().find(|o| o.name.as_bytes() == name);
         let option = option.ok_or(Refusal::Unknown)?;
         if (option.set)(self, value) { Ok(()) } else { Err(Refusal::NotInRange(option.range)) }
+    }
+
+    /// Whether every operation must take a slow path.
+    pub fn sees_all(&self) -> bool {
+        self.count || self.check
     }
 
     /// The path of the JSON statistics, with %p not yet replaced.
@@ -329,7 +345,7 @@ mod tests {
 
     fn values_of(c: &Config) -> impl PartialEq + core::fmt::Debug {
         (
-            (c.stats, c.count, c.rseq, c.index, c.slab_bytes, c.decay_ms),
+            (c.stats, c.count, c.check, c.rseq, c.index, c.slab_bytes, c.decay_ms),
             (c.thp, c.thp_after_bytes, c.keep_deepbind, c.fail),
         )
     }

@@ -17,6 +17,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::check;
 use crate::front::{all_locks, process, take_in};
 use crate::os::thread::{self, Inside, State};
 use core::sync::atomic::AtomicBool;
@@ -58,6 +59,7 @@ extern "C" fn prepare() {
         return;
     }
     if let Some(process) = process::get_or_hold() {
+        check::hold();
         all_locks::acquire(process);
     }
 }
@@ -67,7 +69,10 @@ extern "C" fn parent() {
     // else could make one.
     Inside::leave_fork(|| unsafe {
         match process::peek() {
-            Some(process) => all_locks::release(process),
+            Some(process) => {
+                all_locks::release(process);
+                check::unhold();
+            }
             None => process::unhold(),
         }
     });

@@ -21,30 +21,35 @@ pub struct CidAlloc;
 mod native {
     use super::*;
     use crate::alloc;
-    use crate::heap;
+    use crate::heap::{self, Told};
+
+    #[inline(always)]
+    fn told(layout: Layout) -> Told {
+        Told::RUST.sized(layout.size()).aligned(layout.align())
+    }
 
     // SAFETY: blocks are unique, as large and aligned as asked for, and keep
     // their class from allocation to the free with the same layout.
     unsafe impl GlobalAlloc for CidAlloc {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
             if layout.align() <= 8 {
-                return alloc::allocate(layout.size());
+                return alloc::allocate(told(layout));
             }
-            heap::allocate_aligned(layout.size(), layout.align())
+            heap::allocate_told(layout.size(), layout.align(), told(layout))
         }
 
         unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
             // SAFETY: the caller's duty: the layout is the block's.
-            unsafe { alloc::free_layout(ptr, layout.size(), layout.align()) }
+            unsafe { alloc::free_layout(ptr, layout.align(), told(layout)) }
         }
 
         unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-            heap::allocate_zeroed_aligned(layout.size(), layout.align())
+            heap::allocate_zeroed_told(layout.size(), layout.align(), told(layout))
         }
 
         unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
             // SAFETY: the caller's duty.
-            unsafe { heap::reallocate_aligned(ptr, layout.size(), layout.align(), new_size) }
+            unsafe { heap::reallocate_told(ptr, layout.align(), told(layout), new_size) }
         }
     }
 }

@@ -8,6 +8,7 @@
 use crate::alloc::{self, MOST_BYTES, large_block};
 use crate::back::large;
 use crate::back::page_map::PAGE_MAP;
+use crate::check;
 use crate::config::Config;
 use crate::front::{heartbeat, process, stray};
 use crate::os::fault::{Fault, die};
@@ -17,31 +18,54 @@ use crate::size_class::{self, class_of, class_of_aligned, info};
 use crate::units::{ClassId, PAGE_BYTES, Pages};
 use core::ptr::{null_mut, with_exposed_provenance_mut};
 
-pub use crate::alloc::{allocate, free};
 pub use crate::census::{Broken, Census, ClassCensus, Finding, Kind};
+pub use crate::check::Told;
 pub use crate::watch::stats;
 pub use crate::watch::walk::walk;
 
+/// A block of at least `size` bytes, at a multiple of 16 (8 for up to 8 bytes);
+/// null when there is no memory.
+#[inline(always)]
+pub fn allocate(size: usize) -> *mut u8 {
+    alloc::allocate(Told::C.sized(size))
+}
+
+/// Frees a block by its address alone.
+///
+/// # Safety
+/// `ptr` is a live block, or null.
+#[inline(always)]
+pub unsafe fn free(ptr: *mut u8) {
+    // SAFETY: the caller's duty.
+    unsafe { alloc::free(ptr, Told::C) }
+}
+
 /// A block of zeros; else as [`allocate`].
 pub fn allocate_zeroed(size: usize) -> *mut u8 {
-    zeroed(class_of(size), size, PAGE_BYTES)
+    zeroed(class_of(size), PAGE_BYTES, Told::C.sized(size))
 }
 
 /// A block of zeros at a multiple of `align`, a power of two.
 pub fn allocate_zeroed_aligned(size: usize, align: usize) -> *mut u8 {
-    zeroed(class_of_aligned(size, align), size, align.max(PAGE_BYTES))
+    allocate_zeroed_told(size, align, Told::C.aligned(align))
 }
 
-fn zeroed(class: ClassId, size: usize, large_align: usize) -> *mut u8 {
+/// The same for a caller that tells more.
+pub fn allocate_zeroed_told(size: usize, align: usize, told: Told) -> *mut u8 {
+    zeroed(class_of_aligned(size, align), align.max(PAGE_BYTES), told.sized(size))
+}
+
+fn zeroed(class: ClassId, large_align: usize, told: Told) -> *mut u8 {
+    let (size, told) = (told.size, told.zeroed());
     if class == ClassId::NONE {
-        let (block, zero) = large_block(size, large_align);
+        let (block, zero) = large_block(large_align, told);
         if !block.is_null() && !zero {
             // SAFETY: a block of at least `size` bytes, just allocated.
             unsafe { block.write_bytes(0, size) };
         }
         return block;
     }
-    let block = alloc::allocate_class(class, size);
+    let block = alloc::allocate_class(class, told);
     if !block.is_null() {
         // SAFETY: as above.
         unsafe { block.write_bytes(0, size) };
@@ -53,11 +77,17 @@ fn zeroed(class: ClassId, size: usize, large_align: usize) -> *mut u8 {
 /// memory.
 #[inline]
 pub fn allocate_aligned(size: usize, align: usize) -> *mut u8 {
+    allocate_told(size, align, Told::C.aligned(align))
+}
+
+/// The same for a caller that tells more.
+#[inline]
+pub fn allocate_told(size: usize, align: usize, told: Told) -> *mut u8 {
     let class = class_of_aligned(size, align);
     if class == ClassId::NONE {
-        return large_block(size, align.max(PAGE_BYTES)).0;
+        return large_block(align.max(PAGE_BYTES), told.sized(size)).0;
     }
-    alloc::allocate_class(class, size)
+    alloc::allocate_class(class, told.sized(size))
 }
 
 /// Frees a block whose size and alignment the caller knows.
@@ -67,8 +97,10 @@ pub fn allocate_aligned(size: usize, align: usize) -> *mut u8 {
 /// [`reallocate_aligned`], with this size and alignment.
 #[inline]
 pub unsafe fn free_sized(ptr: *mut u8, size: usize, align: usize) {
+    // Every block is at a multiple of the default alignment: that is not told.
+    let told = if align > 16 { Told::C.aligned(align) } else { Told::C };
     // SAFETY: the same arguments gave the block its class.
-    unsafe { alloc::free_layout(ptr, size, align) }
+    unsafe { alloc::free_layout(ptr, align, told.sized(size)) }
 }
 
 /// Makes a block hold `size` bytes, as C's realloc: it may keep a class that
@@ -83,6 +115,10 @@ pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
         if let Some(block) = stray::reallocate(ptr as usize, size) {
             return block;
         }
+    } else if check::is_on() {
+        let old_bytes = check::size_of_block(ptr as usize, Told::C);
+        // SAFETY: a live block of that size.
+        return unsafe { replace(ptr, class, old_bytes, Told::C, 1, Told::C.sized(size)) };
     }
     // SAFETY: the caller's duty.
     let old = unsafe { usable_size(ptr) };
@@ -91,7 +127,7 @@ pub unsafe fn reallocate(ptr: *mut u8, size: usize) -> *mut u8 {
         return ptr;
     }
     // SAFETY: the caller's duty.
-    unsafe { resize(ptr, class, old, class_of(size), size, 16) }
+    unsafe { resize(ptr, class, old, Told::C, 1, Told::C.sized(size)) }
 }
 
 /// As [`reallocate`] for a caller that frees by size: the block gets the class
@@ -105,44 +141,71 @@ pub unsafe fn reallocate_aligned(
     align: usize,
     size: usize,
 ) -> *mut u8 {
-    let (old_class, class) = (class_of_aligned(old_size, align), class_of_aligned(size, align));
+    // SAFETY: the caller's duty.
+    unsafe { reallocate_told(ptr, align, Told::C.sized(old_size).aligned(align), size) }
+}
+
+/// The same for a caller that tells more, the old size too.
+///
+/// # Safety
+/// As [`reallocate_aligned`].
+pub unsafe fn reallocate_told(ptr: *mut u8, align: usize, old: Told, size: usize) -> *mut u8 {
+    let old_class = class_of_aligned(old.size, align);
+    if check::is_on() && PAGE_MAP.page_of(ptr as usize).is_some() {
+        check::size_of_block(ptr as usize, old);
+        // SAFETY: a live block of the size told.
+        return unsafe { replace(ptr, old_class, old.size, old, align, old.sized(size)) };
+    }
+    let class = class_of_aligned(size, align);
     if old_class == class && class != ClassId::NONE {
         return ptr;
     }
     // SAFETY: the caller's duty.
-    unsafe { resize(ptr, old_class, old_size, class, size, align) }
+    unsafe { resize(ptr, old_class, old.size, old, align, old.sized(size)) }
 }
 
-/// Resizes to another class, or a large block.
+/// Resizes to another class, or a large block: `old` is what a free tells of the
+/// block, which has `old_bytes`, and `new` what an allocation does.
 unsafe fn resize(
     ptr: *mut u8,
     old_class: ClassId,
-    old_size: usize,
-    class: ClassId,
-    size: usize,
+    old_bytes: usize,
+    old: Told,
     align: usize,
+    new: Told,
 ) -> *mut u8 {
-    if size > MOST_BYTES {
+    if new.size > MOST_BYTES {
         return null_mut();
     }
+    let class = class_of_aligned(new.size, align);
     // A move keeps no alignment above a page.
     if old_class == ClassId::NONE && class == ClassId::NONE && align <= PAGE_BYTES {
-        if let Some(moved) = resize_large(ptr, size) {
+        if let Some(moved) = resize_large(ptr, new.size) {
             return moved;
         }
     }
-    let new = match class {
-        ClassId::NONE => large_block(size, align.max(PAGE_BYTES)).0,
-        class => alloc::allocate_class(class, size),
-    };
-    if !new.is_null() {
+    // SAFETY: the caller's duty.
+    unsafe { replace(ptr, old_class, old_bytes, old, align, new) }
+}
+
+/// Copies a block into a new one, and frees it if there is one.
+unsafe fn replace(
+    ptr: *mut u8,
+    old_class: ClassId,
+    old_bytes: usize,
+    old: Told,
+    align: usize,
+    new: Told,
+) -> *mut u8 {
+    let block = allocate_told(new.size, align, new);
+    if !block.is_null() {
         // SAFETY: two live blocks, each at least this long.
         unsafe {
-            core::ptr::copy_nonoverlapping(ptr, new, old_size.min(size));
-            alloc::free_class(old_class, ptr);
+            core::ptr::copy_nonoverlapping(ptr, block, old_bytes.min(new.size));
+            alloc::free_class(old_class, ptr, old);
         }
     }
-    new
+    block
 }
 
 /// Resizes a large block without copying; `None` if it must be copied.
@@ -161,6 +224,9 @@ fn resize_large(ptr: *mut u8, size: usize) -> Option<*mut u8> {
 /// # Safety
 /// `ptr` is a live block.
 pub unsafe fn usable_size(ptr: *mut u8) -> usize {
+    if check::is_on() && PAGE_MAP.page_of(ptr as usize).is_some() {
+        return check::size_of_block(ptr as usize, Told::NOTHING);
+    }
     match PAGE_MAP.class_of(ptr as usize) {
         ClassId::NONE => match large::usable_size(ptr as usize) {
             Ok(len_bytes) => len_bytes,
@@ -177,14 +243,23 @@ pub unsafe fn usable_size(ptr: *mut u8) -> usize {
 pub fn good_size(size: usize, align: usize) -> usize {
     match class_of_aligned(size, align) {
         ClassId::NONE if size > MOST_BYTES => 0,
+        _ if check::is_on() => size,
         ClassId::NONE => Pages::holding(size.max(1)).map_or(0, Pages::bytes),
         class => info(class).size_bytes as usize,
     }
 }
 
-/// Gives all free memory back to the kernel now; whether there was any.
+/// In the checking mode, looks at every block, live or freed and kept, and ends
+/// the process if one is damaged. Else nothing.
+pub fn check() {
+    check::verify_all();
+}
+
+/// Gives all free memory back to the kernel now; whether there was any. In the
+/// checking mode freed blocks are kept no longer.
 pub fn trim() -> bool {
     let Some(_inside) = Inside::enter() else { return false };
+    check::let_go();
     process::get().is_some_and(heartbeat::release_all)
 }
 

@@ -20,6 +20,7 @@
 //! - `back`: address space, hugepages, pages, spans, large blocks.
 //! - `middle`: central free lists and transfer caches, per class.
 //! - `front`: slabs, sections, what a miss does, stopping, time.
+//! - `check`: the checking mode, which serves all blocks itself.
 //! - `watch`: statistics, the walk; reads every layer.
 //! - `alloc`: the hot path; `heap`: the rest of the interface; `global`: Rust's.
 //!
@@ -47,6 +48,8 @@ pub mod alloc;
 mod back;
 #[cfg(cidalloc_native)]
 pub mod census;
+#[cfg(cidalloc_native)]
+mod check;
 #[cfg(cidalloc_native)]
 pub mod config;
 #[cfg(cidalloc_native)]

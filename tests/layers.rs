@@ -12,6 +12,7 @@ const LAYERS: [&[&str]; 9] = [
     &["back"],
     &["middle"],
     &["front"],
+    &["check"],
     // The entries, and the watch that reads every layer below for them.
     &["alloc", "heap", "fork", "diagnosis", "watch"],
     &["global"],

@@ -22,12 +22,12 @@ __attribute__((weak)) void _ZSt17__throw_bad_allocv();
 __attribute__((weak)) void *dlopen(const char *, int);
 __attribute__((weak)) void *dlsym(void *, const char *);
 
-// Rust: null when there is no memory. Do not throw.
-void *cidalloc_allocate_for_new(size_t size, size_t align);
+// Rust: null when there is no memory. Do not throw. `told` is passed through.
+void *cidalloc_allocate_for_new(size_t size, size_t align, unsigned told);
 [[noreturn]] void cidalloc_cannot_throw(size_t size);
 
-void *cidalloc_new_slow(size_t size, size_t align);
-void *cidalloc_new_nothrow_slow(size_t size, size_t align);
+void *cidalloc_new_slow(size_t size, size_t align, unsigned told);
+void *cidalloc_new_nothrow_slow(size_t size, size_t align, unsigned told);
 }
 
 // A function of a C++ library that was loaded after us, and out of our sight.
@@ -64,9 +64,9 @@ static new_handler current_handler() {
   cidalloc_cannot_throw(size);
 }
 
-void *cidalloc_new_slow(size_t size, size_t align) {
+void *cidalloc_new_slow(size_t size, size_t align, unsigned told) {
   for (;;) {
-    if (void *block = cidalloc_allocate_for_new(size, align))
+    if (void *block = cidalloc_allocate_for_new(size, align, told))
       return block;
     new_handler handler = current_handler();
     // No handler can make an alignment valid.
@@ -76,9 +76,9 @@ void *cidalloc_new_slow(size_t size, size_t align) {
   }
 }
 
-void *cidalloc_new_nothrow_slow(size_t size, size_t align) {
+void *cidalloc_new_nothrow_slow(size_t size, size_t align, unsigned told) {
   for (;;) {
-    if (void *block = cidalloc_allocate_for_new(size, align))
+    if (void *block = cidalloc_allocate_for_new(size, align, told))
       return block;
     new_handler handler = current_handler();
     if (!handler || align == 0 || (align & (align - 1)) != 0)

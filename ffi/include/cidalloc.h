@@ -15,7 +15,7 @@
  * Misuse: a pointer that cidalloc never returned, one into the middle of a block, or one already freed ends the
  * process where a slow path meets it, with one line on stderr
  *     cidalloc: FAULT 0xPOINTER
- * and SIGABRT. The fast paths check nothing.
+ * and SIGABRT. The fast paths check nothing; CIDALLOC_CHECK=1 checks every block.
  *
  *
  * OPTIONS, read from the environment once, when the process makes its first allocation. An unknown name or a value
@@ -24,6 +24,8 @@
  *   CIDALLOC_STATS=1          print the statistics to stderr at exit
  *   CIDALLOC_STATS=json:PATH  write them as JSON to PATH at exit; %p in PATH becomes the process id
  *   CIDALLOC_COUNT=1          count every allocation and free exactly; slower
+ *   CIDALLOC_CHECK=1          the checking mode: the first misuse of a block ends the process with one line that says
+ *                             what is known of the block (docs/misuse.md); slower, and takes more memory
  *   CIDALLOC_RSEQ=WHICH       auto: whichever registration of restartable sequences can be had (default)
  *                             libc: only the C library's; own: only cidalloc's; off: none, locks instead
  *   CIDALLOC_INDEX=WHICH      what picks a thread's cache. auto: the best the kernel offers (default);
@@ -110,6 +112,10 @@ extern "C" {
 void free_sized(void *pointer, size_t size) CIDALLOC_NOTHROW;
 void free_aligned_sized(void *pointer, size_t alignment, size_t size) CIDALLOC_NOTHROW;
 #endif
+
+/* In the checking mode, looks at every block, live or freed and kept, and ends the process if one is damaged, as is
+ * done at exit anyway. Otherwise does nothing. */
+void cidalloc_check(void) CIDALLOC_NOTHROW;
 
 /* free under the name of old programs. */
 void cfree(void *pointer) CIDALLOC_NOTHROW;

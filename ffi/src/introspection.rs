@@ -60,6 +60,12 @@ pub extern "C" fn mallinfo() -> Mallinfo {
     Mallinfo(all.map(|n| n as c_int))
 }
 
+/// See `heap::check`.
+#[unsafe(no_mangle)]
+pub extern "C" fn cidalloc_check() {
+    heap::check();
+}
+
 /// glibc's tuning parameters are known and change nothing: the allocator adapts.
 /// Returns 1 for them, 0 for M_PERTURB, which asks for an effect, and for
 /// anything unknown.

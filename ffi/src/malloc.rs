@@ -5,7 +5,8 @@
 
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
-use core_alloc::{alloc, heap};
+use core_alloc::alloc::{self, Family, Told};
+use core_alloc::heap;
 
 /// Sets errno and returns null.
 #[cold]
@@ -30,7 +31,7 @@ pub extern "C" fn malloc(size: usize) -> *mut c_void {
 
 #[inline(never)]
 fn malloc_rest(size: usize) -> *mut c_void {
-    or_enomem(alloc::allocate_rest(size))
+    or_enomem(alloc::allocate_rest(size, Told::C.align, Family::C))
 }
 
 /// # Safety
@@ -38,7 +39,7 @@ fn malloc_rest(size: usize) -> *mut c_void {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free(ptr: *mut c_void) {
     // SAFETY: the caller's duty.
-    unsafe { alloc::free(ptr.cast()) }
+    unsafe { alloc::free(ptr.cast(), Told::C) }
 }
 
 /// # Safety
@@ -46,7 +47,7 @@ pub unsafe extern "C" fn free(ptr: *mut c_void) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cfree(ptr: *mut c_void) {
     // SAFETY: the caller's duty.
-    unsafe { alloc::free(ptr.cast()) }
+    unsafe { alloc::free(ptr.cast(), Told::C) }
 }
 
 #[unsafe(no_mangle)]
@@ -67,7 +68,7 @@ pub unsafe extern "C" fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
     if size == 0 {
         // As glibc: the block is freed.
         // SAFETY: the caller's duty.
-        unsafe { alloc::free(ptr.cast()) };
+        unsafe { alloc::free(ptr.cast(), Told::C) };
         return null_mut();
     }
     // SAFETY: the caller's duty.
@@ -154,9 +155,9 @@ pub unsafe extern "C" fn malloc_usable_size(ptr: *mut c_void) -> usize {
 /// # Safety
 /// See [`free`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn free_sized(ptr: *mut c_void, _size: usize) {
+pub unsafe extern "C" fn free_sized(ptr: *mut c_void, size: usize) {
     // SAFETY: the caller's duty.
-    unsafe { alloc::free(ptr.cast()) }
+    unsafe { alloc::free(ptr.cast(), Told::C.unaligned().sized(size)) }
 }
 
 /// C23. See [`free_sized`].
@@ -164,9 +165,9 @@ pub unsafe extern "C" fn free_sized(ptr: *mut c_void, _size: usize) {
 /// # Safety
 /// See [`free`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn free_aligned_sized(ptr: *mut c_void, _align: usize, _size: usize) {
+pub unsafe extern "C" fn free_aligned_sized(ptr: *mut c_void, align: usize, size: usize) {
     // SAFETY: the caller's duty.
-    unsafe { alloc::free(ptr.cast()) }
+    unsafe { alloc::free(ptr.cast(), Told::C.aligned(align).sized(size)) }
 }
 
 /// jemalloc's sized free; the low six bits of `flags` are log2 of the alignment.
@@ -174,9 +175,13 @@ pub unsafe extern "C" fn free_aligned_sized(ptr: *mut c_void, _align: usize, _si
 /// # Safety
 /// See [`free`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sdallocx(ptr: *mut c_void, _size: usize, _flags: c_int) {
+pub unsafe extern "C" fn sdallocx(ptr: *mut c_void, size: usize, flags: c_int) {
+    let told = match flags & 63 {
+        0 => Told::C,
+        log => Told::C.aligned(1 << log),
+    };
     // SAFETY: the caller's duty.
-    unsafe { alloc::free(ptr.cast()) }
+    unsafe { alloc::free(ptr.cast(), told.sized(size)) }
 }
 
 /// The usable size that an allocation would have, 0 if it cannot be had; `flags`

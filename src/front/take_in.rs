@@ -37,7 +37,7 @@ pub fn take_in(process: &Process, words: &mut ThreadWords) {
     words.shard = process.cids; // for the time the thread is lent
     words.index = words.rseq + if process.index == Index::MmCid { MM_CID_AT } else { CPU_ID_AT };
     words.state = State::Sections;
-    if !process.config.count {
+    if !process.config.sees_all() {
         words.slabs = SLABS.load(Relaxed); // published by the process's initialisation
     }
 }

@@ -15,7 +15,7 @@ use crate::back::page_heap::verify::Tally;
 use crate::back::page_heap::{PAGE_HEAP, PageHeap};
 use crate::back::span::{Span, span_of};
 use crate::census::{Broken, Kind};
-use crate::os::fault::{Fault, die};
+use crate::os::fault::{Fault, die_knowing};
 use crate::os::lock::{Lock, Rank};
 use crate::size_class;
 use crate::units::ClassId;
@@ -83,19 +83,19 @@ pub fn give(class: ClassId, objects: &mut [usize]) {
                 rest = rest.get(1..).unwrap_or_default();
                 continue;
             }
-            Err(fault) => die(fault, addr),
+            Err(fault) => die_in(class, fault, addr),
         };
         // SAFETY: records are never unmapped; the class is checked before use.
         let span = unsafe { &mut *at };
         if span.class != class {
-            die(Fault::NotAllocated, addr);
+            die_in(class, Fault::NotAllocated, addr);
         }
         let (start, end) = (span.addr(), span.addr() + span.pages.bytes());
         let run = rest.iter().take_while(|a| (start..end).contains(*a)).count().max(1);
         let (ours, after) = rest.split_at(run);
         for &addr in ours {
             if let Err(fault) = span.give(addr) {
-                die(fault, addr);
+                die_in(class, fault, addr);
             }
         }
         central.free += run as u32;
@@ -112,6 +112,13 @@ pub fn give(class: ClassId, objects: &mut [usize]) {
 fn list_of(span: &Span) -> u8 {
     let (free, all) = (u32::from(span.free), u32::from(span.objects()));
     (free * LISTS as u32).div_ceil(all) as u8
+}
+
+/// The end of a process that freed `addr` as one of the class.
+#[cold]
+pub fn die_in(class: ClassId, fault: Fault, addr: usize) -> ! {
+    let size = size_class::info(class).size_bytes;
+    die_knowing(fault, addr, format_args!(", freed into the class of {size} bytes"))
 }
 
 impl Central {

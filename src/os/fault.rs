@@ -3,7 +3,7 @@
 use crate::os::output::Output;
 use crate::os::refusal::{self, Refusals};
 use crate::os::sys;
-use core::fmt::Write;
+use core::fmt::{Arguments, Write};
 
 /// What was wrong with a pointer or a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +17,19 @@ pub enum Fault {
     /// In memory of this allocator where no block starts: free, or inside a
     /// large block.
     NotAllocated,
+    /// Freed or resized by functions that do not belong to it. This and what
+    /// follows is seen in the checking mode only.
+    WrongFamily,
+    WrongSize,
+    WrongAlign,
+    /// Written behind its end, or before its start.
+    Overflow,
+    Underflow,
+    /// Written after it was freed.
+    WrittenFreed,
+    /// An access to the guard page behind a block, or to a freed block.
+    Access,
+    AccessFreed,
     /// The allocator's own records contradict each other.
     Corrupt,
     /// A lock was taken while one of a higher rank was held; debug builds only.
@@ -32,6 +45,14 @@ impl Fault {
             Fault::Interior => "invalid free: pointer is not the start of a block",
             Fault::DoubleFree => "double free: block is free already",
             Fault::NotAllocated => "invalid free: no block starts here",
+            Fault::WrongFamily => "mismatched free: block comes from another allocation function",
+            Fault::WrongSize => "mismatched free: wrong size",
+            Fault::WrongAlign => "mismatched free: wrong alignment",
+            Fault::Overflow => "overflow: memory after the block was written",
+            Fault::Underflow => "underflow: memory before the block was written",
+            Fault::WrittenFreed => "write after free: freed block was written",
+            Fault::Access => "overflow: access behind a block",
+            Fault::AccessFreed => "use after free: access to a freed block",
             Fault::Corrupt => "heap corruption",
             Fault::NoException => "operator new: out of memory, and no C++ library to throw, size",
             Fault::LockOrder => "lock taken out of order, rank",
@@ -43,9 +64,16 @@ impl Fault {
 #[cold]
 #[inline(never)]
 pub fn die(fault: Fault, pointer: usize) -> ! {
+    die_knowing(fault, pointer, format_args!(""))
+}
+
+/// [`die`], with what is known of the block, which follows on the line.
+#[cold]
+#[inline(never)]
+pub fn die_knowing(fault: Fault, pointer: usize, known: Arguments<'_>) -> ! {
     refusal::set(Refusals::NONE);
     let mut out = Output::stderr();
-    let _ = writeln!(out, "cidalloc: {}: {pointer:#x}", fault.text());
+    let _ = writeln!(out, "cidalloc: {}: {pointer:#x}{known}", fault.text());
     out.flush();
     abort()
 }

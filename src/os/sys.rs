@@ -230,6 +230,58 @@ pub fn default_action(signal: c_int) {
         unsafe { syscall!(libc::SYS_rt_sigaction, signal, &raw const action, 0, SIGNAL_SET_BYTES) };
 }
 
+#[cfg(target_arch = "x86_64")]
+core::arch::global_asm!(
+    ".pushsection .text.cidalloc_restorer,\"ax\",@progbits",
+    ".hidden cidalloc_restorer",
+    ".globl cidalloc_restorer",
+    ".type cidalloc_restorer, @function",
+    "cidalloc_restorer:",
+    "mov eax, {number}",
+    "syscall",
+    ".size cidalloc_restorer, .-cidalloc_restorer",
+    ".popsection",
+    number = const libc::SYS_rt_sigreturn,
+);
+
+/// The kernel's `struct sigaction`.
+#[repr(C)]
+struct KernelAction {
+    handler: usize,
+    flags: u64,
+    /// Where a handler returns to; x86_64 asks for it, aarch64 has its own.
+    restorer: usize,
+    mask: u64,
+}
+
+pub type Handler = extern "C" fn(c_int, *const libc::siginfo_t, *const core::ffi::c_void);
+
+/// Installs a handler for a signal that has the default action; whether it had.
+pub fn handle_if_default(signal: c_int, handler: Handler) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let (restorer, extra) = {
+        unsafe extern "C" {
+            fn cidalloc_restorer();
+        }
+        const SA_RESTORER: u64 = 0x0400_0000;
+        (cidalloc_restorer as *const () as usize, SA_RESTORER)
+    };
+    #[cfg(target_arch = "aarch64")]
+    let (restorer, extra) = (0, 0);
+    let flags = (libc::SA_SIGINFO | libc::SA_ONSTACK) as u64 | extra;
+    let action = KernelAction { handler: handler as usize, flags, restorer, mask: 0 };
+    let mut old = KernelAction { handler: 0, flags: 0, restorer: 0, mask: 0 };
+    let (none, size) = (core::ptr::null::<KernelAction>(), SIGNAL_SET_BYTES);
+    // SAFETY: the kernel writes the old action, and reads the new one, whose
+    // functions stay where they are.
+    unsafe {
+        let asked = syscall!(libc::SYS_rt_sigaction, signal, none, &raw mut old, size);
+        asked.is_ok()
+            && old.handler == libc::SIG_DFL
+            && syscall!(libc::SYS_rt_sigaction, signal, &raw const action, 0, size).is_ok()
+    }
+}
+
 /// Opens a file for reading; `path` ends in NUL.
 pub fn open_read(path: &core::ffi::CStr) -> Result<i32, Errno> {
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
