@@ -178,7 +178,7 @@ pub unsafe fn free_slow(ptr: *mut u8, size: usize, align: usize, family: Family,
         }
         return;
     }
-    let Some(_inside) = Inside::enter() else { return deferred::put(addr) };
+    let Some(_inside) = Inside::enter() else { return put_off(addr, told) };
     let Some(process) = process::get() else { die(Fault::Foreign, addr) };
     let words = take_in::words(process);
     free_deferred(process, words);
@@ -188,6 +188,11 @@ pub unsafe fn free_slow(ptr: *mut u8, size: usize, align: usize, family: Family,
         return check::free(addr, told);
     }
     free_inside(process, words, class, addr);
+}
+
+/// Frees later what cannot be freed now: the thread is inside already.
+fn put_off(addr: usize, told: Told) {
+    deferred::put(if check::is_on() { check::defer(addr, told) } else { addr });
 }
 
 /// Frees a pointer into the arena; the thread is inside.

@@ -19,6 +19,7 @@ use crate::os::fault::Fault;
 use crate::os::sys;
 use crate::size_class::info;
 use crate::units::{ClassId, PAGE_BYTES, PageId};
+use core::mem::offset_of;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -32,24 +33,22 @@ pub const FREED: u8 = 0x7a;
 pub const CANARY_BYTES: usize = 16;
 /// The most that is looked at in front of a large block.
 const FRONT_MOST: usize = 4096;
-/// The most that new blocks are filled with.
-const FRESH_MOST: usize = 1 << 20;
+/// The most of a new block that is filled.
+const FRESH_MOST: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Header {
     pub size: usize,
-    /// From the header to the block, in units of `FRONT_UNIT`.
-    front: u32,
+    /// Where a block that waits to be freed is linked; not sealed.
+    link: usize,
+    /// [`Told::word`].
     told: u32,
     /// The threads that allocated and freed the block; 0: none has.
     pub born: u32,
     pub died: u32,
-    seal: u64,
+    seal: u32,
 }
-
-/// Blocks and objects are aligned to this.
-const FRONT_UNIT: usize = DEFAULT_ALIGN_BYTES;
 
 pub const HEADER_BYTES: usize = size_of::<Header>();
 
@@ -88,23 +87,29 @@ fn canary() -> u8 {
     (secret() >> 32) as u8 | 0x81
 }
 
+/// Room in front of a small block.
+pub fn front_bytes(align: usize) -> usize {
+    align.max(HEADER_BYTES)
+}
+
 /// What protections are in: pages of ours that are whole pages of the kernel's.
 pub fn unit_bytes() -> usize {
     sys::auxv(libc::AT_PAGESZ).max(PAGE_BYTES)
 }
 
 impl Header {
-    fn seal_at(&self, start: usize) -> u64 {
+    fn seal_at(&self, start: usize) -> u32 {
         let words = [
             start as u64,
             self.size as u64,
-            u64::from(self.front) << 32 | u64::from(self.told),
+            u64::from(self.told),
             u64::from(self.born) << 32 | u64::from(self.died),
         ];
-        words.iter().fold(secret(), |sum, word| {
+        let sum = words.iter().fold(secret(), |sum, word| {
             let mixed = (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             mixed ^ mixed >> 29
-        })
+        });
+        (sum >> 32) as u32
     }
 
     pub fn told(&self) -> Told {
@@ -183,24 +188,13 @@ pub fn trace(addr: usize) -> Option<Block> {
 }
 
 impl Block {
-    /// Whether a header at `start` can tell that its block is at `user`.
-    pub fn can_be_at(start: usize, user: usize) -> bool {
-        (user - start) / FRONT_UNIT <= u32::MAX as usize
-    }
-
     /// Makes the block of an object that is the caller's. The memory of a place
     /// that is `zero` may stay so.
-    pub fn make(place: Place, user: usize, told: Told, zero: bool) -> Block {
-        let kept = told.kept();
-        let header = Header {
-            size: told.size,
-            front: ((user - place.start) / FRONT_UNIT) as u32,
-            told: kept.word(),
-            born: sys::gettid(),
-            died: 0,
-            seal: 0,
-        };
+    pub fn make(place: Place, told: Told, zero: bool) -> Block {
+        let (word, born) = (told.kept().word(), sys::gettid());
+        let header = Header { size: told.size, link: 0, told: word, born, died: 0, seal: 0 };
         let mut block = Block { place, header };
+        let user = block.user();
         block.seal();
         let (front, tail) = block.canaries();
         fill(front.0, front.1, canary());
@@ -218,9 +212,18 @@ impl Block {
         unsafe { *(self.place.start as *mut Header) = self.header };
     }
 
-    /// What the caller has.
+    /// What the caller has: as near to a guard as its alignment allows.
     pub fn user(&self) -> usize {
-        self.place.start + self.header.front as usize * FRONT_UNIT
+        let align = self.header.told().align_bytes().max(DEFAULT_ALIGN_BYTES);
+        match self.place.class {
+            ClassId::NONE => (self.place.end - self.header.size) & !(align - 1),
+            _ => self.place.start + front_bytes(align),
+        }
+    }
+
+    /// A word that the block has no use for.
+    pub fn link(&self) -> usize {
+        self.place.start + offset_of!(Header, link)
     }
 
     pub fn user_end(&self) -> usize {
@@ -239,14 +242,13 @@ impl Block {
     }
 
     /// Whether nothing was written around a live block; else what, and where
-    /// first. The first `skip` bytes of the block may have been used.
-    pub fn verify(&self, skip: usize) -> Result<(), (Fault, usize)> {
+    /// first.
+    pub fn verify(&self) -> Result<(), (Fault, usize)> {
         let (front, tail) = self.canaries();
         if let Some(at) = first_other(front.0, front.1, canary()) {
             return Err((Fault::Underflow, at));
         }
-        let from = tail.0.max(self.user() + skip);
-        match first_other(from, (tail.0 + tail.1).saturating_sub(from), canary()) {
+        match first_other(tail.0, tail.1, canary()) {
             Some(at) => Err((Fault::Overflow, at)),
             None => Ok(()),
         }

@@ -20,19 +20,17 @@ mod quarantine;
 mod report;
 mod told;
 
-use told::DEFAULT_ALIGN_BYTES;
 pub use told::{Family, Told};
 
 use crate::back::large;
-use crate::check::block::{Block, CANARY_BYTES, HEADER_BYTES, Place, find, place_of, unit_bytes};
+use crate::check::block::{Block, CANARY_BYTES, Place, find, front_bytes, place_of, unit_bytes};
 use crate::check::quarantine::Quarantine;
-use crate::front::deferred;
 use crate::middle::central_free_list;
 use crate::os::fault::{Fault, die};
 use crate::os::lock::{Lock, Rank};
 use crate::os::thread::Inside;
 use crate::size_class;
-use crate::units::{ClassId, PAGE_BYTES};
+use crate::units::ClassId;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -57,11 +55,6 @@ pub fn hold() {
 pub unsafe fn unhold() {
     // SAFETY: the caller's duty.
     unsafe { CHECK.release() }
-}
-
-/// Room in front of a small block.
-fn front_bytes(align: usize) -> usize {
-    align.max(HEADER_BYTES)
 }
 
 /// A block as told, and whether it is known to be zero; `None` when there is no
@@ -94,42 +87,48 @@ fn make(told: Told) -> Option<(usize, bool)> {
     }
     let [start] = object;
     let place = Place { start, end: start + size_class::info(class).size_bytes as usize, class };
-    Some((Block::make(place, start + front_bytes(align), told, false).user(), false))
+    Some((Block::make(place, told, false).user(), false))
 }
 
 /// A span of its own: the block ends at the guard, as far as its alignment
 /// allows.
 fn make_large(told: Told, need: usize) -> Option<(usize, bool)> {
-    // Headers count in multiples of the default alignment.
-    let (align, unit) = (told.align_bytes().max(DEFAULT_ALIGN_BYTES), unit_bytes());
+    let unit = unit_bytes();
     let len = need.checked_next_multiple_of(unit)?.checked_add(unit)?;
-    let (start, zero) = large::allocate(len, align.max(unit).max(PAGE_BYTES))?;
+    let (start, zero) = large::allocate(len, told.align_bytes().max(unit))?;
     let place = Place { start, end: start + len - unit, class: ClassId::NONE };
     quarantine::guard(&place);
-    let user = (place.end - told.size) & !(align - 1);
-    if !Block::can_be_at(start, user) {
-        quarantine::give_back(&place);
-        return None;
-    }
     let zero = zero && told.is_zeroed();
-    Some((Block::make(place, user, told, zero).user(), zero))
+    Some((Block::make(place, told, zero).user(), zero))
 }
 
 /// Frees a block; dies if it is none, or not as told, or damaged.
 pub fn free(addr: usize, told: Told) {
-    free_but(addr, told, 0);
-}
-
-/// Frees a block that a signal handler freed while this could not be done; its
-/// first bytes were used meanwhile.
-pub fn free_deferred(addr: usize) {
-    free_but(addr, Told::NOTHING, size_of::<usize>());
-}
-
-fn free_but(addr: usize, told: Told, skip: usize) {
     let mut kept = CHECK.lock();
-    let block = live(addr, told);
-    if let Err((fault, at)) = block.verify(skip) {
+    bury(&mut kept, live(addr, told));
+}
+
+/// A word of a block by which it can wait for [`free_deferred`]: for a signal
+/// handler that has interrupted the mode. Dies as [`free`] does, but for damage.
+pub fn defer(addr: usize, told: Told) -> usize {
+    // Without the lock: the handler's own block does not change.
+    live(addr, told).link()
+}
+
+/// Frees a block of [`defer`].
+pub fn free_deferred(link: usize) {
+    let mut kept = CHECK.lock();
+    match find(link) {
+        Ok(block) => {
+            let block = live(block.user(), Told::NOTHING);
+            bury(&mut kept, block);
+        }
+        Err(fault) => report::die_unknown(fault, link),
+    }
+}
+
+fn bury(kept: &mut Quarantine, block: Block) {
+    if let Err((fault, at)) = block.verify() {
         report::die_written(fault, at, &block);
     }
     kept.put(block);
@@ -187,15 +186,13 @@ pub fn verify_all() {
     if !is_on() {
         return;
     }
-    // Their first bytes are in use, which may be a canary.
-    deferred::each(free_deferred);
     let _lock = CHECK.lock();
     block::each(|place| {
         let block = quarantine::inhabitant(place);
         if block.is_freed() {
             return quarantine::verify(&block);
         }
-        if let Err((fault, at)) = block.verify(0) {
+        if let Err((fault, at)) = block.verify() {
             report::die_written(fault, at, &block);
         }
     });

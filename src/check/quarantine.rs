@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use crate::back::large;
-use crate::check::block::{Block, Place, place_of, unit_bytes};
+use crate::check::block::{Block, HEADER_BYTES, Place, place_of, unit_bytes};
 use crate::check::report;
 use crate::middle::central_free_list;
 use crate::os::fault::{Fault, die};
@@ -90,9 +90,9 @@ fn bytes_of(place: &Place) -> usize {
 
 /// The block at a place that was handed out; dies if its header is damaged.
 pub fn inhabitant(place: Place) -> Block {
-    place
-        .inhabitant()
-        .unwrap_or_else(|_| report::die_damaged(place.start, place.start, place.class))
+    // Most blocks begin right behind the header.
+    let user = place.start + HEADER_BYTES;
+    place.inhabitant().unwrap_or_else(|_| report::die_damaged(user, place.start, place.class))
 }
 
 /// Where the filled part of a freed block ends.
