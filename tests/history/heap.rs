@@ -67,6 +67,9 @@ impl Heap for Cidalloc {
         cidalloc::heap::trim();
     }
     fn live_blocks(&self) -> Option<u64> {
+        if crate::mode::Mode::current() == Some(crate::mode::Mode::Checking) {
+            self.trim(); // freed blocks that are kept are in use to the statistics
+        }
         let stats = cidalloc::heap::stats::Stats::collect();
         Some(super::mode::live_objects(&stats).iter().sum::<u64>() + stats.large_blocks as u64)
     }

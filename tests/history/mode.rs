@@ -23,9 +23,11 @@ pub enum Mode {
     Own,
     Locked,
     Counting,
+    Checking,
 }
 
-pub const MODES: [Mode; 5] = [Mode::MmCid, Mode::CpuId, Mode::Own, Mode::Locked, Mode::Counting];
+pub const MODES: [Mode; 6] =
+    [Mode::MmCid, Mode::CpuId, Mode::Own, Mode::Locked, Mode::Counting, Mode::Checking];
 
 impl Mode {
     fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl Mode {
             Mode::Own => "own",
             Mode::Locked => "locked",
             Mode::Counting => "counting",
+            Mode::Checking => "checking",
         }
     }
 
@@ -45,6 +48,7 @@ impl Mode {
             Mode::Own => &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")],
             Mode::Locked => &[("CIDALLOC_RSEQ", "off")],
             Mode::Counting => &[("CIDALLOC_COUNT", "1")],
+            Mode::Checking => &[("CIDALLOC_CHECK", "1")],
         }
     }
 
