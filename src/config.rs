@@ -77,7 +77,7 @@ pub struct Config {
 }
 
 /// Every option, in the order in which they are shown.
-pub static OPTIONS: [OptionSpec; 10] = [
+pub static OPTIONS: [OptionSpec; 11] = [
     OptionSpec {
         name: "CIDALLOC_STATS",
         unit: "-",
@@ -225,16 +225,10 @@ impl Config {
     pub fn read() -> Config {
         static READ: AtomicBool = AtomicBool::new(false);
         let again = READ.swap(true, Relaxed); // nothing depends on it
-        let complain = |name: &[u8], what: &str, range: Option<&str>| {
-            if !again {
-                complain(name, what, range);
-            }
-        };
         let mut config = Config::DEFAULT;
-        environment::each(PREFIX, |name, value| {
-            if let Err(refusal) = config.set(name, value) {
-                complain(name, refusal);
-            }
+        environment::each(PREFIX, |name, value| match config.set(name, value) {
+            Err(refusal) if !again => complain(name, refusal),
+            _ => {}
         });
         config
     }

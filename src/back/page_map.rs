@@ -80,7 +80,7 @@ impl PageMap {
     }
 
     /// Pages that have entries.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.pages.load(Relaxed)
     }
 

@@ -308,7 +308,7 @@ fn first_other(addr: usize, len_bytes: usize, byte: u8) -> Option<usize> {
 /// Every object and large span that the layers below have handed out.
 pub fn each(mut f: impl FnMut(Place)) {
     let mut page = 0;
-    while page < PAGE_MAP.len() as u32 {
+    while page < PAGE_MAP.count() as u32 {
         let unit = PAGE_MAP.span_unit(PageId(page));
         if unit == 0 {
             page += 1;

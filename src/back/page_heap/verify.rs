@@ -59,7 +59,7 @@ impl PageHeap {
         let mut tally = Tally::NONE;
         let mut huge = HugeCounts::default();
         let pages = (self.table.count * PAGES_PER_HUGE) as usize;
-        found.same(Kind::MapLength, ClassId::NONE, 0, PAGE_MAP.len(), pages);
+        found.same(Kind::MapLength, ClassId::NONE, 0, PAGE_MAP.count(), pages);
         // Pages below are accounted for.
         let mut next = 0;
         for id in 0..self.table.count {
@@ -288,7 +288,7 @@ impl UnitPool {
 fn is_live(unit: u32) -> bool {
     // SAFETY: mapped; a free record has kept all but its first word.
     let page = unsafe { (*Span::at(unit)).page };
-    (page.0 as usize) < PAGE_MAP.len() && PAGE_MAP.span_unit(page) == unit
+    (page.0 as usize) < PAGE_MAP.count() && PAGE_MAP.span_unit(page) == unit
 }
 
 #[cfg(test)]
@@ -347,7 +347,7 @@ impl PageHeap {
             plant(Kind::LargeCount, &mut || (*heap).counts.large_blocks ^= 1);
             plant(Kind::UnitSum, &mut || (*heap).units.permanent ^= 1);
             // A live record on a free list.
-            let pages = (0..PAGE_MAP.len() as u32).map(PageId);
+            let pages = (0..PAGE_MAP.count() as u32).map(PageId);
             let mut live = pages.map(|p| PAGE_MAP.span_unit(p)).find(|u| *u != 0).expect("a span");
             let head = &raw mut (*heap).units.free[1];
             plant(Kind::UnitList, &mut || live = core::mem::replace(&mut *head, live));

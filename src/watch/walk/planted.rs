@@ -155,7 +155,7 @@ fn slabs(plants: &mut Plants, class: ClassId, other: usize) {
     });
     plants.plant(Kind::RseqAreas, take_in::plant);
 
-    let top = PAGE_MAP.addr_of(PageId(PAGE_MAP.len() as u32 - 1));
+    let top = PAGE_MAP.addr_of(PageId(PAGE_MAP.count() as u32 - 1));
     plants.object(Kind::ObjectForeign, slot, &raw const top as usize);
     plants.object(Kind::ObjectNoSpan, slot, top);
     plants.object(Kind::ObjectClass, slot, other);
@@ -210,7 +210,7 @@ fn spans(plants: &mut Plants, blocks: &[usize], large: usize) {
         set(Kind::MapUnit, (class, 0));
         set(Kind::MapUnit, (class, unit + 1));
         plants.plant(Kind::MapLength, || {
-            let len = PAGE_MAP.len() ^ (1 << 24);
+            let len = PAGE_MAP.count() ^ (1 << 24);
             PAGE_MAP.grow(len);
         });
         plants.plant(Kind::SpanFree, || (*span).free ^= 1);
