@@ -61,17 +61,17 @@ fn a_fork_inside_a_fork_leaves_the_locks_alone() {
 
 #[test]
 fn vfork_children_allocate_beside_busy_threads() {
-    check_modes("children", &["vfork", "60"]);
+    check_modes("children", &["vfork", "200"]);
 }
 
 #[test]
 fn nested_vfork_children_allocate() {
-    check_modes("children", &["nested", "30"]);
+    check_modes("children", &["nested", "100"]);
 }
 
 #[test]
 fn clone_children_on_their_parents_memory_allocate() {
-    check_modes("children", &["clone-vfork", "60"]);
+    check_modes("children", &["clone-vfork", "100"]);
 }
 
 /// Side by side with their parent, in the same thread's words.

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "life.h"
 
+enum { ROUNDS = 40 };
 static struct block *early, *late;
 static volatile int nesting, nested;
 
@@ -49,18 +50,19 @@ static void fork_in_handler(int signal) {
 }
 
 int main(int argc, char **argv) {
-    begin(20);
+    begin(50);
     int count = argc > 1 ? atoi(argv[1]) : 8;
     pthread_t threads[64];
     REQUIRE(count <= 64);
     signal(SIGUSR1, fork_in_handler);
     pthread_atfork(late_prepare, late_after, late_after);
+    niceness = 15;
     start_churning(threads, count);
-    for (int n = 0; n < 60; n++) {
+    for (int n = 0; n < ROUNDS; n++) {
         pid_t child = fork();
         if (child == 0) {
-            alarm(5);
-            churn((unsigned long)n, 2000, 200);
+            alarm(20);
+            churn((unsigned long)n, 1000, 200);
             malloc_trim(0);
             _exit(3);
         }
@@ -68,7 +70,7 @@ int main(int argc, char **argv) {
         REQUIRE(exit_code(child) == 3);
     }
     join_churning(threads, count);
-    REQUIRE(nested == 60);
+    REQUIRE(nested == ROUNDS);
     puts("ok");
     return 0;
 }

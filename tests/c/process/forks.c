@@ -11,7 +11,7 @@ static struct block *inherited[INHERITED];
 static pthread_t threads[MOST];
 
 static void *in_thread(void *seed) {
-    churn((unsigned long)seed, 1000, 100);
+    churn((unsigned long)seed, 400, 100);
     return NULL;
 }
 
@@ -20,7 +20,7 @@ static void descend(int depth, unsigned long seed) {
         block_check(inherited[i], i);
         if (i % 3 == (unsigned long)depth) block_free(inherited[i], i), inherited[i] = block_new(i * 5 + 20, i);
     }
-    churn(seed, 1500, 200);
+    churn(seed, 700, 200);
     if (depth < 2) {
         pid_t child = fork();
         if (child == 0) {
@@ -73,23 +73,18 @@ static int latency(int count) {
     return 0;
 }
 
-/* Busy, but children come first. */
-static void *busy(void *seed) {
-    REQUIRE(nice(10) != -1);
-    return churn_until_stop(seed);
-}
-
 int main(int argc, char **argv) {
-    begin(40);
+    begin(50);
     if (argc > 2 && !strcmp(argv[1], "latency")) return latency(atoi(argv[2]));
     int count = argc > 1 ? atoi(argv[1]) : 64, rounds = argc > 2 ? atoi(argv[2]) : 20;
     REQUIRE(count <= MOST);
     for (unsigned long i = 0; i < INHERITED; i++) inherited[i] = block_new(i * 7 + 16, i);
-    for (long i = 0; i < count; i++) REQUIRE(!pthread_create(&threads[i], NULL, busy, (void *)(i + 1)));
+    niceness = 15;
+    start_churning(threads, count);
     for (int n = 0; n < rounds; n++) {
         pid_t child = fork();
         if (child == 0) {
-            alarm(20);
+            alarm(50);
             descend(0, (unsigned long)n);
             _exit(3);
         }

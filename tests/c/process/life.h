@@ -120,7 +120,10 @@ __attribute__((unused)) static void churn(unsigned long seed, int steps, int mos
 }
 
 static volatile int stop;
+/* Above 0: the threads are busy, but others come first. */
+static int niceness;
 __attribute__((unused)) static void *churn_until_stop(void *seed) {
+    REQUIRE(nice(niceness) != -1);
     for (unsigned long n = (unsigned long)seed; !stop; n += 1000) churn(n, 2000, 200);
     return NULL;
 }

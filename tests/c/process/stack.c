@@ -170,7 +170,7 @@ int main(int argc, char **argv) {
         show("first", do_malloc, 1);
         return 0;
     }
-    begin(30);
+    begin(50);
     if (argc > 1 && !strcmp(argv[1], "threads")) return small_threads();
     do_both();
     show("malloc-and-free", do_both, 200);

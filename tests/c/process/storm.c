@@ -66,6 +66,9 @@ static void in_handler(int signal) {
     errno = error;
 }
 
+/* A slow machine gets the time it needs. */
+static int enough(void) { return handled > 200 && (!forking || forked > 10); }
+
 static void install(int flags) {
     struct sigaction action = {.sa_handler = in_handler, .sa_flags = SA_RESTART | flags};
     REQUIRE(!sigaction(SIGPROF, &action, NULL) && !sigaction(SIGUSR1, &action, NULL));
@@ -121,7 +124,7 @@ static void *churning_too(void *argument) {
 static void kill_storm(double seconds) {
     pthread_t threads[4];
     for (int i = 0; i < 4; i++) REQUIRE(!pthread_create(&threads[i], NULL, churning_too, NULL));
-    for (double end = now_s() + seconds; now_s() < end;) {
+    for (double end = now_s() + seconds; now_s() < end || !enough();) {
         for (int i = 0; i < 4; i++) {
             pthread_kill(threads[i], SIGUSR1);
             pthread_kill(threads[i], SIGUSR2);
@@ -149,7 +152,7 @@ static void jump(double seconds) {
     volatile long jumped = 0;
     REQUIRE(signal(SIGPROF, jumps) != SIG_ERR);
     start_timer();
-    for (double end = now_s() + seconds; now_s() < end;) {
+    for (double end = now_s() + seconds; now_s() < end || !enough() || jumped <= 50;) {
         if (sigsetjmp(back, 1)) jumped++;
         churn(8, 300, 100);
         may_jump = 1;
@@ -157,13 +160,12 @@ static void jump(double seconds) {
         may_jump = 0;
     }
     every(0);
-    REQUIRE(jumped > 50);
 }
 
 int main(int argc, char **argv) {
-    begin(30);
+    begin(50);
     const char *way = argc > 1 ? argv[1] : "timer";
-    double seconds = 0.8;
+    double seconds = 0.4;
     churn(1, 1000, 100);
     size_t live = live_bytes();
     if (!strcmp(way, "jump")) {
@@ -181,7 +183,7 @@ int main(int argc, char **argv) {
         forking = !strcmp(way, "fork") ? 1 : !strcmp(way, "resume") ? 2 : 0;
         start_churning(threads, others);
         start_timer();
-        for (double end = now_s() + seconds; now_s() < end && forking != 3;) slow_paths(2);
+        for (double end = now_s() + seconds; forking != 3 && !(now_s() > end && enough());) slow_paths(2);
         if (forking == 3) {
             /* A child: the timer did not come along. It goes on to a regular end. */
             slow_paths(2);
@@ -190,14 +192,12 @@ int main(int argc, char **argv) {
             exit(7);
         }
         every(0);
-        if (forking) REQUIRE(forked > 3);
         join_churning(threads, others);
     }
     drop_kept();
     /* A slow path takes in what was freed in handlers; then nothing is lost. */
     churn(1, 1000, 100);
     slow_paths(1);
-    REQUIRE(handled > 100);
     size_t now = live_bytes();
     if (now > live + 16384) fprintf(stderr, "%zu bytes live before, %zu after\n", live, now);
     REQUIRE(now <= live + 16384);
