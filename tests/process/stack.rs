@@ -31,7 +31,7 @@ fn slow_paths_use_at_most_four_kib_of_stack() {
 }
 
 #[test]
-fn the_first_allocation_uses_at_most_six_kib_of_stack() {
+fn the_first_allocation_uses_at_most_eight_kib_of_stack() {
     let options = [
         ("CIDALLOC_STATS", "json:/dev/null"),
         ("CIDALLOC_DECAY_MS", "500"),
@@ -43,7 +43,7 @@ fn the_first_allocation_uses_at_most_six_kib_of_stack() {
         println!(
             "{mode:?}: the first allocation uses {plain} bytes of stack, {with_options} with options"
         );
-        assert!(plain.max(with_options) <= 6 << 10, "{plain}, {with_options} in {mode:?}");
+        assert!(plain.max(with_options) <= 8 << 10, "{plain}, {with_options} in {mode:?}");
     }
 }
 
