@@ -67,7 +67,7 @@ impl Heap for Cidalloc {
         cidalloc::heap::trim();
     }
     fn live_blocks(&self) -> Option<u64> {
-        if crate::mode::Mode::current() == Some(crate::mode::Mode::Checking) {
+        if super::mode::Mode::current() == Some(super::mode::Mode::Checking) {
             self.trim(); // freed blocks that are kept are in use to the statistics
         }
         let stats = cidalloc::heap::stats::Stats::collect();
