@@ -127,7 +127,10 @@ impl Refusals {
 
 /// A number of at least 1.
 fn number(digits: &[u8]) -> Option<u64> {
-    core::str::from_utf8(digits).ok()?.parse().ok().filter(|n| *n > 0)
+    let text = core::str::from_utf8(digits).ok()?;
+    // No sign, which parse takes.
+    let plain = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|n| plain && *n > 0)
 }
 
 /// What is in force. A reader may see a mixture while it changes: tests change
