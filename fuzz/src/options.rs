@@ -77,6 +77,7 @@ fn due(name: &[u8], value: &[u8]) -> Option<Result<(), Refusal>> {
             Some(path) => (1..512).contains(&path.len()),
             None => is_word(),
         },
+        None if option.name == "CIDALLOC_FAIL" => is_refusal(option, value),
         // Words in capitals stand for something.
         None if option.range.contains(char::is_uppercase) => return None,
         None => is_word(),
@@ -110,6 +111,27 @@ fn number(value: &[u8]) -> Option<u128> {
         1..=28 => Some(digits.parse::<u128>().ok()? * unit),
         _ => None,
     }
+}
+
+/// `WHEN[,CALL]...`, with the calls that the option's meaning lists.
+fn is_refusal(option: &OptionSpec, value: &[u8]) -> bool {
+    let Ok(value) = std::str::from_utf8(value) else { return false };
+    let mut words = value.split(',');
+    let when: Vec<&str> = words.next().unwrap_or("").split(':').collect();
+    let counts = |text: &str| {
+        let digits = text.trim_start_matches('0');
+        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        plain && digits.len() <= 20 && digits.parse::<u128>().is_ok_and(|n| n < 1 << 64)
+    };
+    let whens = match *when {
+        ["off"] => true,
+        ["nth" | "from" | "rate", n] => counts(n),
+        ["rate", p, seed] => counts(p) && counts(seed),
+        _ => false,
+    };
+    let calls = option.meaning.split_once("if any are: ").map_or("", |(_, rest)| rest);
+    let calls = calls.split_once(';').map_or("", |(calls, _)| calls);
+    whens && words.all(|word| word == "keep" || calls.split(", ").any(|call| call == word))
 }
 
 /// What was taken is in force.
