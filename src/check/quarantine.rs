@@ -42,7 +42,7 @@ impl Quarantine {
     /// Keeps a block that has just been freed.
     pub fn put(&mut self, mut block: Block) {
         block.bury();
-        let keeps = self.ring != 0 && conceal(&block);
+        let keeps = conceal(&block) && self.ring != 0;
         if !keeps {
             return give_back(&block.place);
         }
@@ -110,22 +110,21 @@ pub fn verify(block: &Block) {
     }
 }
 
-/// Fills a freed block, or makes it inaccessible; false if the kernel refuses.
+/// Fills a freed block, and makes a large one inaccessible; false if the kernel
+/// refuses.
 fn conceal(block: &Block) -> bool {
     let end = filled_end(block);
-    if block.place.class == ClassId::NONE {
-        let len = block.place.end - end;
-        // SAFETY: the span is the quarantine's now, its contents given up.
-        unsafe {
-            // Refused where memory is locked: then it stays.
-            let _ = sys::madvise(end, len, libc::MADV_DONTNEED);
-            if len > 0 && sys::mprotect(end, len, libc::PROT_NONE).is_err() {
-                return false;
-            }
-        }
-    }
     block.fill_freed(end);
-    true
+    if block.place.class != ClassId::NONE || end == block.place.end {
+        return true;
+    }
+    let len = block.place.end - end;
+    // SAFETY: the span is the quarantine's now, its contents given up.
+    unsafe {
+        // Refused where memory is locked: then it stays.
+        let _ = sys::madvise(end, len, libc::MADV_DONTNEED);
+        sys::mprotect(end, len, libc::PROT_NONE).is_ok()
+    }
 }
 
 /// Makes the guard behind a large block; a kernel that refuses leaves it without.
