@@ -261,7 +261,7 @@ impl PageHeap {
             return None;
         }
         let to = self.take_block(new, PAGE_BYTES)?.0;
-        if self.is_locked(to.huge()) {
+        if is_locked(to.huge()) {
             self.give_block(to, new);
             return None;
         }
@@ -295,19 +295,6 @@ impl PageHeap {
             self.give_pages(tail, shape.tail);
         }
         Some(to)
-    }
-
-    /// Whether memory of ours is locked (mlockall): what a move leaves would not
-    /// be. Asked by advice that locked memory does not take (Linux 5.4, before
-    /// such moves), and that is of no matter to memory about to be replaced.
-    fn is_locked(&mut self, id: HugeId) -> bool {
-        // SAFETY: a block of ours.
-        let asked = unsafe { sys::madvise(huge_addr(id), PAGE_BYTES, libc::MADV_COLD) };
-        let locked = asked == Err(libc::EINVAL);
-        if locked {
-            self.never_move();
-        }
-        locked
     }
 
     /// Undoes the moves of `done` hugepages, as the place of the next is lost, and
@@ -362,6 +349,15 @@ impl PageHeap {
         self.table.at(to.0).advice = Advice::Nothing;
         Moved::Not
     }
+}
+
+/// Whether memory of ours is locked (mlockall): what a move leaves would not be.
+/// Asked by advice that locked memory does not take (Linux 5.4, before such
+/// moves), and that is of no matter to memory about to be replaced.
+fn is_locked(id: HugeId) -> bool {
+    // SAFETY: a block of ours.
+    let asked = unsafe { sys::madvise(huge_addr(id), PAGE_BYTES, libc::MADV_COLD) };
+    asked == Err(libc::EINVAL)
 }
 
 fn copy_pages(from: usize, to: usize, len_bytes: usize) {
