@@ -82,8 +82,11 @@ impl AddressSpace {
                 if space.start() {
                     return Some(space);
                 }
+                // Memory is short, not address space: a smaller window is no help now,
+                // and would be too small later.
                 // SAFETY: nothing was handed out of it.
                 let _ = unsafe { sys::munmap(at, total) };
+                return None;
             }
             window /= 2;
         }
