@@ -174,6 +174,17 @@ fn calls_may_fail_while_threads_work() {
     }
 }
 
+/// It protects memory, and at exit looks at every block once more.
+#[test]
+fn calls_may_fail_in_the_checking_mode() {
+    for how in ["from:1", "from:25", "rate:2:1", "rate:2:2", "rate:10:2", "from:1,mprotect"] {
+        let mut command = refusals("auto");
+        let counts = counts(command.env("CIDALLOC_CHECK", "1").env("CIDALLOC_FAIL", how));
+        assert!(counts.refused > 0, "{how}");
+    }
+    counts(refusals("auto").env("CIDALLOC_CHECK", "1").args(["from:1,mprotect", "rate:2", "busy"]));
+}
+
 /// The kernel may have unmapped where a block was to move to, and refuse to map it again.
 #[test]
 fn a_move_that_ends_half_way_is_undone() {
