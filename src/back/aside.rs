@@ -66,7 +66,7 @@ pub fn allocate(size: usize, align: usize) -> *mut u8 {
         return core::ptr::null_mut();
     };
     let found = each().find_map(|chunk| chunk.cut(size, align));
-    found.or_else(|| Chunk::make(need)?.cut(size, align)).map_or(core::ptr::null_mut(), |at| at)
+    found.or_else(|| Chunk::make(need, size, align)).unwrap_or(core::ptr::null_mut())
 }
 
 /// The bytes of the block at `addr`, `None` if it is in no chunk.
@@ -112,8 +112,9 @@ fn each() -> impl Iterator<Item = &'static Chunk> {
 }
 
 impl Chunk {
-    /// Maps a chunk that holds `need` bytes and publishes it.
-    fn make(need: usize) -> Option<&'static Chunk> {
+    /// Maps a chunk of at least `need` bytes, cuts a block off it and publishes
+    /// it: not before, as others might close it or fill it first.
+    fn make(need: usize, size: usize, align: usize) -> Option<*mut u8> {
         let len = need.max(CHUNK_BYTES).checked_next_multiple_of(CHUNK_BYTES)?;
         // The state counts units of 16 bytes above the live blocks.
         if len / HEAD_BYTES >= 1 << (usize::BITS - LIVE_BITS) {
@@ -123,17 +124,19 @@ impl Chunk {
         // SAFETY: a new mapping.
         let at = unsafe { sys::mmap(0, len, prot, libc::MAP_NORESERVE) }.ok()?;
         let chunk: *mut Chunk = with_exposed_provenance_mut(at);
+        let state = AtomicUsize::new(EMPTY.word());
+        // SAFETY: the new mapping, nobody else's yet.
+        let block = unsafe {
+            chunk.write(Chunk { next: 0, len_bytes: len, state });
+            (*chunk).cut(size, align)?
+        };
         let mut next = CHUNKS.load(Relaxed);
         loop {
-            // SAFETY: the new mapping, nobody else's yet.
-            unsafe {
-                let state = AtomicUsize::new(EMPTY.word());
-                chunk.write(Chunk { next, len_bytes: len, state });
-            }
+            // SAFETY: not published yet.
+            unsafe { (*chunk).next = next };
             // Release publishes the chunk's words.
             match CHUNKS.compare_exchange_weak(next, at, Release, Relaxed) {
-                // SAFETY: never unmapped.
-                Ok(_) => return Some(unsafe { &*chunk }),
+                Ok(_) => return Some(block),
                 Err(now) => next = now,
             }
         }
