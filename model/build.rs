@@ -56,6 +56,49 @@ const MUTANTS: &[(&str, &str, &str, &str)] = &[
          drop(central);
          central = of(class).lock();",
     ),
+    // ---- blocks beside the heap
+    (
+        "aside_starts_anew_unordered",
+        "back/aside.rs",
+        "store(EMPTY.word(), Release)",
+        "store(EMPTY.word(), Relaxed)",
+    ),
+    (
+        "aside_publishes_unordered",
+        "back/aside.rs",
+        "compare_exchange_weak(next, at, Release, Relaxed)",
+        "compare_exchange_weak(next, at, Relaxed, Relaxed)",
+    ),
+    (
+        // The last block is free, but others may come before the chunk starts anew.
+        "aside_stays_open",
+        "back/aside.rs",
+        "if last { CLOSED } else {",
+        "if false { CLOSED } else {",
+    ),
+    (
+        // Before the chunk's first block is taken, another thread may close it.
+        "aside_publishes_first",
+        "back/aside.rs",
+        "Ok(_) => return Some(block),",
+        "Ok(_) => {
+                     unsafe { (*chunk).put_back(block as usize) };
+                     return unsafe { (*chunk).cut(size, align) };
+                 }",
+    ),
+    (
+        "deferred_puts_unordered",
+        "front/deferred.rs",
+        "compare_exchange_weak(last, addr, Release, Relaxed)",
+        "compare_exchange_weak(last, addr, Relaxed, Relaxed)",
+    ),
+    (
+        "deferred_takes_by_load_and_store",
+        "front/deferred.rs",
+        "LAST.swap(0, Acquire)",
+        "LAST.load(Acquire);
+    LAST.store(0, Relaxed)",
+    ),
     // ---- stopping
     (
         // A remote un-stop, after the fence: the header passes again by another
@@ -90,11 +133,17 @@ const MUTANTS: &[(&str, &str, &str, &str)] = &[
 /// Text that is other in a model: (text, how often, what stands there instead).
 type Others = &'static [(&'static str, usize, &'static str)];
 
+/// The atomic that a model watches.
+const CORE_ATOMIC: (&str, usize, &str) =
+    ("use core::sync::atomic::AtomicUsize;", 1, "use cidalloc_model::atomic::AtomicUsize;");
+
 /// Sources that models take in.
 const SOURCES: &[(&str, Others)] = &[
     ("units.rs", &[]),
     ("size_class.rs", &[]),
     ("os/lock.rs", &[]),
+    ("back/aside.rs", &[CORE_ATOMIC]),
+    ("front/deferred.rs", &[CORE_ATOMIC]),
     ("back/page_map.rs", &[]),
     ("back/span.rs", &[]),
     ("middle/mod.rs", &[("pub mod central_free_list;", 1, ""), ("pub mod transfer_cache;", 1, "")]),

@@ -14,11 +14,11 @@ fn more() -> usize {
 }
 
 /// Every execution of `model` in which threads are preempted at most
-/// `preemptions` times (`None`: however often). Panics where one does.
-pub fn explore(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
+/// `preemptions` times. Panics where one does.
+pub fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = preemptions.map(|n| n + more());
+    builder.preemption_bound = Some(preemptions + more());
     builder.max_branches = 20_000;
     let executions = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     let counted = executions.clone();
@@ -37,11 +37,7 @@ pub fn explore(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'sta
 ///
 /// In a process of its own, as loom's objects panic again while they are
 /// dropped, which aborts. The caller is a test: the process runs it alone.
-pub fn must_fail(
-    expected: &[&str],
-    preemptions: Option<usize>,
-    model: impl Fn() + Send + Sync + 'static,
-) {
+pub fn must_fail(expected: &[&str], preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     const INNER: &str = "CIDALLOC_TEST_MODEL_INNER";
     if std::env::var_os(INNER).is_some() {
         return explore(preemptions, model);

@@ -117,7 +117,7 @@ macro_rules! mutant {
 
             #[test]
             fn is_found() {
-                cidalloc_model::explore::must_fail(&[$expected], None, || adders($threads, 1));
+                cidalloc_model::explore::must_fail(&[$expected], 4, || adders($threads, 1));
             }
         }
     };
@@ -131,15 +131,15 @@ mutant!(lock_load_then_store, 1, "Causality violation");
 
 #[test]
 fn two_threads_twice() {
-    cidalloc_model::explore::explore(None, || real::adders(1, 2));
+    cidalloc_model::explore::explore(4, || real::adders(1, 2));
 }
 
 #[test]
 fn three_threads() {
-    cidalloc_model::explore::explore(Some(4), || real::adders(2, 1));
+    cidalloc_model::explore::explore(3, || real::adders(2, 1));
 }
 
 #[test]
 fn try_lock_beside_a_waiter() {
-    cidalloc_model::explore::explore(None, real::trier);
+    cidalloc_model::explore::explore(8, real::trier);
 }
