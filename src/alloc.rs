@@ -268,5 +268,5 @@ pub fn large_block(align: usize, told: Told) -> (*mut u8, bool) {
 fn checked_block(process: &Process, told: Told) -> (*mut u8, bool) {
     heartbeat::count_large(process);
     let made = if told.size > MOST_BYTES { None } else { check::allocate(told) };
-    made.map_or((null_mut(), false), |(addr, zero)| (addr as *mut u8, zero))
+    made.map_or((null_mut(), false), |(addr, zero)| (with_exposed_provenance_mut(addr), zero))
 }

@@ -82,6 +82,7 @@ mkdir -p "$target"
 if ls "$libraries"/librustc*_rt.tsan.a >/dev/null 2>&1; then
 	must_pass "builds for ThreadSanitizer" build thread tests/bare
 	must_pass "threads churn, no race" churn thread
+	CIDALLOC_CHECK=1 must_pass "the same in the checking mode" churn thread
 	CIDALLOC_TEST_PLANT=race must_be_reported 'ThreadSanitizer: data race' 'a block written after its free' churn thread
 	must_pass "a copy to plant in" plant
 	must_pass "builds with a lock that orders nothing" build thread "$target/planted/tests/bare"
@@ -92,6 +93,7 @@ fi
 if ls "$libraries"/librustc*_rt.asan.a >/dev/null 2>&1; then
 	must_pass "builds for AddressSanitizer" build address tests/bare
 	must_pass "threads churn, no bad address" churn address
+	CIDALLOC_CHECK=1 must_pass "the same in the checking mode" churn address
 	CIDALLOC_TEST_PLANT=overflow must_be_reported 'AddressSanitizer: heap-buffer-overflow' 'a write past the end' churn address
 	must_pass "unit tests, no bad address" units
 else

@@ -474,7 +474,7 @@ fn give_back(zeroes: &mut Option<bool>, addr: usize, len_bytes: usize) -> bool {
     if *zeroes == Some(false) {
         return false;
     }
-    let first = addr as *mut u8;
+    let first: *mut u8 = with_exposed_provenance_mut(addr);
     if zeroes.is_none() {
         // SAFETY: free memory of the caller's.
         unsafe { first.write_volatile(0xa5) };

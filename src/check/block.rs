@@ -20,6 +20,7 @@ use crate::os::sys;
 use crate::size_class::info;
 use crate::units::{ClassId, PAGE_BYTES, PageId};
 use core::mem::offset_of;
+use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -162,7 +163,7 @@ impl Place {
     /// The block whose header is here, as far as it can be believed.
     fn block(self) -> Option<Block> {
         // SAFETY: objects and large spans begin with memory that can be read.
-        let header = unsafe { *(self.start as *const Header) };
+        let header = unsafe { *with_exposed_provenance::<Header>(self.start) };
         (header.seal == header.seal_at(self.start)).then_some(Block { place: self, header })
     }
 }
@@ -209,7 +210,7 @@ impl Block {
     fn seal(&mut self) {
         self.header.seal = self.header.seal_at(self.place.start);
         // SAFETY: the block's own memory; the mode's lock is held.
-        unsafe { *(self.place.start as *mut Header) = self.header };
+        unsafe { *with_exposed_provenance_mut(self.place.start) = self.header };
     }
 
     /// What the caller has: as near to a guard as its alignment allows.
@@ -284,7 +285,7 @@ impl Block {
 
 fn fill(addr: usize, len_bytes: usize, byte: u8) {
     // SAFETY: every caller names memory of a block in its hands.
-    unsafe { (addr as *mut u8).write_bytes(byte, len_bytes) };
+    unsafe { with_exposed_provenance_mut::<u8>(addr).write_bytes(byte, len_bytes) };
 }
 
 /// The address of the first byte that is not `byte`.
@@ -295,10 +296,10 @@ fn first_other(addr: usize, len_bytes: usize, byte: u8) -> Option<usize> {
     // SAFETY: every caller names memory of a block in its hands; reads of words
     // are aligned or said to be not.
     unsafe {
-        while at + 8 <= end && (at as *const u64).read_unaligned() == whole {
+        while at + 8 <= end && with_exposed_provenance::<u64>(at).read_unaligned() == whole {
             at += 8;
         }
-        while at < end && (at as *const u8).read() == byte {
+        while at < end && with_exposed_provenance::<u8>(at).read() == byte {
             at += 1;
         }
     }

@@ -68,7 +68,7 @@ impl Quarantine {
     }
 
     fn slot(&self, i: usize) -> *mut usize {
-        (self.ring as *mut usize).wrapping_add(i % ENTRIES)
+        core::ptr::with_exposed_provenance_mut::<usize>(self.ring).wrapping_add(i % ENTRIES)
     }
 
     fn evict(&mut self) {
