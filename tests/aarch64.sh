@@ -186,7 +186,7 @@ kernel_steps() {
 	step "refused calls" CIDALLOC_DECAY_MS=0 ./refusals half-way from:1 from:1,membarrier rate:3
 	step "histories" CIDALLOC_TEST_CASES=10 ./history --skip planted
 	step "stress" CIDALLOC_TEST_STRESS_SECONDS=4 ./stress blocks_are_conserved
-	step "sections aborted at each instruction" CIDALLOC_TEST_STAGE=. ./aborts nothing_is_lost_by_m nothing_is_lost_with
+	step "sections aborted at each instruction" CIDALLOC_TEST_STAGE=. ./aborts nothing_is_lost_by_m --test-threads=2
 }
 
 run_in_qemu() {

@@ -40,6 +40,7 @@ mod tracee;
 
 use run::{Fault, How, Meanwhile, Run, Visit};
 use sections::{Part, Point, Section};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -134,8 +135,25 @@ fn check_mode(mode: Mode, test: &str) {
 /// addresses.
 type At = (usize, usize);
 
-/// Goes one round with these points, all of different sections; how many aborts.
-fn round(run: &mut Run, points: &[At]) -> Result<u32, Fault> {
+/// What was seen of some points.
+#[derive(Default)]
+struct Seen {
+    points: usize,
+    aborts: u32,
+    /// Functions whose sections were aborted in a loop.
+    loops: BTreeSet<String>,
+}
+
+impl Seen {
+    fn add(&mut self, more: Seen) {
+        self.points += more.points;
+        self.aborts += more.aborts;
+        self.loops.extend(more.loops);
+    }
+}
+
+/// Goes one round with these points, all of different sections.
+fn round(run: &mut Run, points: &[At]) -> Result<Seen, Fault> {
     let sections = run.sections.clone();
     let section = |at: &At| &sections[at.0];
     let visit = |at: &At| Visit::as_due(section(at), &section(at).points[at.1]);
@@ -147,8 +165,9 @@ fn round(run: &mut Run, points: &[At]) -> Result<u32, Fault> {
     were_visited(&visits)
 }
 
-/// Whether all was done that is due at each point; how many aborts.
-fn were_visited(visits: &[Visit]) -> Result<u32, Fault> {
+/// Whether all was done that is due at each point.
+fn were_visited(visits: &[Visit]) -> Result<Seen, Fault> {
+    let mut seen = Seen { points: visits.len(), ..Seen::default() };
     for visit in visits {
         let name = &visit.point.name;
         if visit.arrivals == 0 {
@@ -157,9 +176,14 @@ fn were_visited(visits: &[Visit]) -> Result<u32, Fault> {
         assert!(visit.done > 0, "{name}");
         let is_commit = visit.point.address == visit.section.commit;
         assert!(visit.stood > 0 || !is_commit, "{name}");
+        if visit.point.part == Part::Inside {
+            seen.aborts += visit.done;
+        }
+        if visit.is_in_loop {
+            seen.loops.insert(visit.section.function.clone());
+        }
     }
-    let inside = visits.iter().filter(|visit| visit.point.part == Part::Inside);
-    Ok(inside.map(|visit| visit.done).sum())
+    Ok(seen)
 }
 
 /// The points of each round: one of each section. The miss of a thread that has
@@ -193,10 +217,10 @@ fn nothing_is_lost(mode: Mode, meanwhile: Meanwhile) {
         return println!("skip: there is one CPU only");
     }
     let rounds = rounds(&run, meanwhile);
-    let mut aborts = 0;
+    let mut all = Seen::default();
     let mut faults = Vec::new();
     for points in &rounds {
-        let Err(fault) = round(&mut run, points).map(|seen| aborts += seen) else { continue };
+        let Err(fault) = round(&mut run, points).map(|seen| all.add(seen)) else { continue };
         let before = faults.len();
         let name = |at: &At| run.sections[at.0].points[at.1].name.clone();
         let names: Vec<String> = points.iter().map(name).collect();
@@ -213,11 +237,13 @@ fn nothing_is_lost(mode: Mode, meanwhile: Meanwhile) {
         run = mode.start(meanwhile);
     }
     assert!(faults.is_empty(), "{faults:#?}");
-    let points: usize = rounds.iter().map(Vec::len).sum();
-    println!(
-        "{mode:?}, {meanwhile:?}: {} sections, {points} points, {aborts} aborts",
-        run.sections.len()
-    );
+    for batch in ["pop_batch", "push_batch"] {
+        let turned = all.loops.iter().any(|function| function.contains(batch));
+        // After a move the thread may find a slab that has less.
+        assert!(turned || meanwhile == Meanwhile::Migration, "{batch} has no second turn");
+    }
+    let (sections, Seen { points, aborts, .. }) = (run.sections.len(), all);
+    println!("{mode:?}, {meanwhile:?}: {sections} sections, {points} points, {aborts} aborts");
 }
 
 #[test]
@@ -320,7 +346,7 @@ fn a_point_out_of_reach_is_a_fault() {
     let point = section.points.iter().find(|point| section.needs_lost_id(point)).unwrap();
     let mut visits = [Visit::as_due(&section, point)];
     run.round(&mut visits).unwrap();
-    let fault = were_visited(&visits).expect_err("nobody was there").to_string();
+    let fault = were_visited(&visits).err().expect("nobody was there").to_string();
     assert!(fault.contains("set_limits") && fault.contains("does not come"), "{fault}");
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// What is done at a point in one round, at the most: so many aborts or stops …
-const MOST: u32 = 5;
+const MOST: u32 = 3;
 /// … and so many in a loop. What is aborted begins anew, and the n-th abort is
 /// that of the n-th turn.
 const MOST_IN_LOOPS: u32 = 16;
@@ -65,6 +65,7 @@ pub struct Visit<'a> {
     pub most: u32,
     /// Stops right after the commit, beside those.
     pub stood: u32,
+    pub is_in_loop: bool,
     /// The next abort comes after `due` arrivals. The n-th of a round comes
     /// after n more: each turn of a loop has its turn, and so has what begins
     /// anew after an abort.
@@ -84,6 +85,7 @@ impl<'a> Visit<'a> {
             done: 0,
             most: MOST,
             stood: 0,
+            is_in_loop: false,
             due: 1,
             since: 0,
             armed: true,
@@ -109,6 +111,7 @@ impl<'a> Visit<'a> {
     fn arrive(&mut self, passed: bool) {
         self.arrivals += 1;
         self.since += 1;
+        self.is_in_loop |= passed;
         if passed {
             self.most = self.most.max(MOST_IN_LOOPS);
         }

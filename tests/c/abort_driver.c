@@ -82,18 +82,17 @@ static void forget(struct block *gone) {
 	blocks--;
 }
 
-// A stamp at both ends; a block of less than 8 bytes has one of what it is.
+// At both ends. No block here is smaller than two stamps.
 static void stamp(const struct block *b) {
-	size_t len = b->size < sizeof b->stamp ? b->size : sizeof b->stamp;
-	memcpy(b->at, &b->stamp, len);
-	memcpy(b->at + b->size - len, &b->stamp, len);
+	memcpy(b->at, &b->stamp, sizeof b->stamp);
+	memcpy(b->at + b->size - sizeof b->stamp, &b->stamp, sizeof b->stamp);
 }
 
+// `kept`: what a change of size has kept of the block.
 static void check_stamp(const struct block *b, size_t kept) {
-	size_t len = b->size < sizeof b->stamp ? b->size : sizeof b->stamp;
-	if (memcmp(b->at, &b->stamp, len < kept ? len : kept) != 0)
+	if (memcmp(b->at, &b->stamp, sizeof b->stamp) != 0)
 		broken("the start of a block of %zu bytes was overwritten", b->size);
-	if (kept >= b->size && memcmp(b->at + b->size - len, &b->stamp, len) != 0)
+	if (kept >= b->size && memcmp(b->at + b->size - sizeof b->stamp, &b->stamp, sizeof b->stamp) != 0)
 		broken("the end of a block of %zu bytes was overwritten", b->size);
 }
 
@@ -125,7 +124,7 @@ static size_t disown(void *at) {
 
 // ---- the ways into the library
 
-enum { NEW = 1, NOTHROW = 2 };
+enum { NEW = 1 };
 enum shape { SIZE, COUNT_SIZE, ALIGN_SIZE, SIZE_ALIGN, OUT, RESIZE, RESIZE_ARRAY };
 enum last { PLAIN, SIZED, ALIGNED_SIZED, FLAGS, ALIGN, SIZE_THEN_ALIGN, RESIZE_TO_0 };
 
@@ -159,11 +158,9 @@ static struct way {
 static struct end {
 	const char *name;
 	enum last last;
-	// Only for blocks of operator new without an alignment.
-	int of_new;
+	int of_new; // for blocks of operator new without an alignment only
 	word (*call)();
-	// The same code as one before.
-	int is_alias;
+	int is_alias; // the same code as one before
 } enders[] = {
 	{"free", PLAIN, 0, 0},
 	{"cfree", PLAIN, 0, 0},
@@ -249,7 +246,6 @@ static void *resize(void *at, size_t size) {
 // ---- the script
 
 static const size_t sizes[] = {8, 40, 200, 1000, 1500, 5000, 20000};
-static size_t first_size(size_t g) { return 32 + 32 * g; }
 static const size_t ladder[] = {10, 100, 600, 1000, 3000, 30000, 300000, 20000, 2000, 900, 20};
 static const struct {
 	size_t size, count;
@@ -318,7 +314,7 @@ static void too_many(void) {
 static void first_of_a_class(void) {
 	void *held[COUNT(getters)];
 	for (size_t g = 0; g < COUNT(getters); g++)
-		held[g] = get(&getters[g], first_size(g));
+		held[g] = get(&getters[g], 32 + 32 * g);
 	for (size_t g = 0; g < COUNT(getters); g++)
 		end(&enders[0], held[g]);
 }
