@@ -150,7 +150,9 @@ user_steps() {
 	excused=' new-handler-finds new-exhaustion constructor-throws '
 	mode_is locked
 	rules
-	step "unit tests" ./cidalloc
+	# A program cannot start itself here, and /proc/self/stat is qemu's, cut short.
+	step "unit tests" ./cidalloc --skip spans_agree --skip the_break_lies
+	step "unit test of spans" CIDALLOC_TEST_ALONE=1 ./cidalloc spans_agree
 	step "histories" CIDALLOC_TEST_MODE=locked CIDALLOC_TEST_CASES=10 ./history --exact child_runs_histories --ignored
 	step "stress" CIDALLOC_TEST_MODE=locked CIDALLOC_TEST_SECONDS=4 ./stress --exact child_scenes --ignored
 }
