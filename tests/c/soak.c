@@ -283,13 +283,21 @@ static void come_and_go(uint64_t *random) {
     for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
 }
 
+/* Refuses calls for a while, one way after another, and asks for more memory than the heap has lying about. */
 static void refuse(uint64_t *random) {
-    static const char *const ways[] = {"rate:2", "rate:10,mmap", "rate:3,madvise", "from:1", "rate:5,mremap,mprotect",
+    static const char *const ways[] = {"from:1", "rate:2", "rate:10,mmap", "rate:3,madvise", "rate:5,mremap,mprotect",
                                        "from:1,membarrier"};
+    static unsigned turn;
     if (!cidalloc_fail) return nothing(random);
+    void *large[64];
     memory_may_fail = 1;
-    cidalloc_fail(ways[next(random) % (sizeof ways / sizeof *ways)]);
+    cidalloc_fail(ways[turn++ % (sizeof ways / sizeof *ways)]);
+    for (int i = 0; i < 64; i++) {
+        large[i] = malloc((size_t)48 << 20);
+        if (!large[i]) atomic_fetch_add(&failed_allocations, 1);
+    }
     pause_us(5000);
+    for (int i = 0; i < 64; i++) free(large[i]);
     cidalloc_fail("off");
     pause_us(2000);
 }
@@ -379,5 +387,6 @@ int main(int argc, char **argv) {
     printf("soak: ok, %ld operations, %ld in vain, %ld forks, %ld handlers\n", operations, failed_allocations, forks,
            signals);
     if (forks < 2 || signals < 20 || operations < 1000) fail("too little happened");
+    if (cidalloc_fail && failed_allocations == 0) fail("no allocation failed");
     return 0;
 }
