@@ -6,6 +6,13 @@ fn main() {
     if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux") {
         return;
     }
+    // vfork and dlopen are bare jumps: see src/process.rs.
+    let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    assert!(
+        !flags.contains("force-frame-pointers") || flags.contains("force-frame-pointers=n"),
+        "-Cforce-frame-pointers puts a frame into vfork and dlopen, which must have none: build \
+         without it"
+    );
     println!("cargo:rerun-if-changed=cxx/new.cc");
     cc::Build::new()
         .cpp(true)

@@ -146,7 +146,6 @@ pub fn allocate_slow(size: usize, align: usize, family: Family, class: ClassId) 
         return aside::allocate(size, size_class::align_of(class));
     };
     let Some(process) = process::get() else { return null_mut() };
-    counters::count_allocation(process);
     let words = take_in::words(process);
     free_deferred(process, words);
     if process.config.check {
@@ -154,11 +153,14 @@ pub fn allocate_slow(size: usize, align: usize, family: Family, class: ClassId) 
     }
     // A thread just taken in, or one that never uses the fast path, has not
     // looked into the slab yet; for others the look is cheap beside a refill.
-    let object = cpu_cache::pop(words, class);
+    let object = match cpu_cache::pop(words, class) {
+        0 => cpu_cache::refill(process, words, class),
+        object => object,
+    };
     if object != 0 {
-        return with_exposed_provenance_mut(object);
+        counters::count_allocation(process);
     }
-    with_exposed_provenance_mut(cpu_cache::refill(process, words, class))
+    with_exposed_provenance_mut(object)
 }
 
 /// # Safety
@@ -250,7 +252,6 @@ pub fn large_block(align: usize, told: Told) -> (*mut u8, bool) {
     let Some(_inside) = Inside::enter() else { return (aside::allocate(size, align), false) };
     let Some(process) = process::get() else { return (null_mut(), false) };
     free_deferred(process, take_in::words(process));
-    counters::count_allocation(process);
     if process.config.check {
         return checked_block(process, told);
     }
@@ -259,7 +260,10 @@ pub fn large_block(align: usize, told: Told) -> (*mut u8, bool) {
         return (null_mut(), false);
     }
     match large::allocate(size, align) {
-        Some((addr, zero)) => (with_exposed_provenance_mut(addr), zero),
+        Some((addr, zero)) => {
+            counters::count_allocation(process);
+            (with_exposed_provenance_mut(addr), zero)
+        }
         None => (null_mut(), false),
     }
 }
@@ -268,5 +272,7 @@ pub fn large_block(align: usize, told: Told) -> (*mut u8, bool) {
 fn checked_block(process: &Process, told: Told) -> (*mut u8, bool) {
     heartbeat::count_large(process);
     let made = if told.size > MOST_BYTES { None } else { check::allocate(told) };
-    made.map_or((null_mut(), false), |(addr, zero)| (with_exposed_provenance_mut(addr), zero))
+    let Some((addr, zero)) = made else { return (null_mut(), false) };
+    counters::count_allocation(process);
+    (with_exposed_provenance_mut(addr), zero)
 }

@@ -20,8 +20,8 @@
 use crate::check;
 use crate::front::{all_locks, process, take_in};
 use crate::os::thread::{self, Inside, State};
-use core::sync::atomic::AtomicBool;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicBool, compiler_fence};
 
 // Linked by name: on aarch64 the function is in the part of glibc that is linked
 // statically, and calls what the shared part exports.
@@ -58,13 +58,16 @@ extern "C" fn prepare() {
     if !Inside::enter_fork() {
         return;
     }
+    // fork itself takes the list of streams after this, and who holds that list
+    // (fflush, exit) may be about to allocate: so it comes before our locks.
+    streams::lock();
     if let Some(process) = process::get_or_hold() {
         check::hold();
         all_locks::acquire(process);
     }
 }
 
-extern "C" fn parent() {
+fn release(unlock_streams: fn()) {
     // SAFETY: `prepare` acquired the same in this thread: without a state nobody
     // else could make one.
     Inside::leave_fork(|| unsafe {
@@ -75,16 +78,59 @@ extern "C" fn parent() {
             }
             None => process::unhold(),
         }
+        unlock_streams();
     });
+}
+
+extern "C" fn parent() {
+    release(streams::unlock);
 }
 
 extern "C" fn child() {
     // The locks are this thread's, and waiters did not come along: releasing
     // wakes nobody.
-    parent();
+    release(streams::reset);
     // SAFETY: this thread's words.
     take_in::after_fork(unsafe { &*thread::words() });
     crate::front::heartbeat::after_fork();
+}
+
+/// glibc's lock of the list of all streams; other C libraries have none of the
+/// kind. A thread may take it again, so fork's own taking does not wait for ours.
+mod streams {
+    use core::arch::asm;
+
+    macro_rules! weak {
+        ($($name:ident => $symbol:literal;)*) => {$(
+            pub fn $name() {
+                let at: *const ();
+                // SAFETY: loads the address of a weak symbol from the global offset
+                // table.
+                unsafe {
+                    #[cfg(target_arch = "x86_64")]
+                    asm!(concat!(".weak ", $symbol),
+                         concat!("mov {at}, qword ptr [rip + ", $symbol, "@GOTPCREL]"),
+                         at = out(reg) at, options(nostack, readonly));
+                    #[cfg(target_arch = "aarch64")]
+                    asm!(concat!(".weak ", $symbol),
+                         concat!("adrp {at}, :got:", $symbol),
+                         concat!("ldr {at}, [{at}, :got_lo12:", $symbol, "]"),
+                         at = out(reg) at, options(nostack, readonly));
+                }
+                if !at.is_null() {
+                    // SAFETY: glibc's function of that name.
+                    unsafe { core::mem::transmute::<*const (), extern "C" fn()>(at)() }
+                }
+            }
+        )*};
+    }
+
+    weak! {
+        lock => "_IO_list_lock";
+        unlock => "_IO_list_unlock";
+        // In a child: the lock is open whoever held it, as fork itself leaves it.
+        reset => "_IO_list_resetlock";
+    }
 }
 
 /// How a lent thread reached the slabs.
@@ -106,7 +152,9 @@ pub extern "C" fn lend() -> Lent {
         }
     }
     let lent = Lent { slabs: words.slabs, state: words.state as usize };
+    // For a handler: no slabs before the state changes, nor after.
     words.slabs = 0;
+    compiler_fence(SeqCst);
     if words.state == State::Sections {
         words.state = State::Shards;
     }
@@ -120,5 +168,6 @@ pub extern "C" fn take_back(lent: Lent) {
     if lent.state == State::Sections as usize {
         words.state = State::Sections;
     }
+    compiler_fence(SeqCst);
     words.slabs = lent.slabs;
 }

@@ -18,9 +18,13 @@ cidalloc_vfork:
     mov rsi, rax
     mov r8, rdx
     pop rdi
+    .cfi_adjust_cfa_offset -8
+    .cfi_register rip, rdi
     mov eax, {SYS_VFORK}
     syscall
     push rdi
+    .cfi_adjust_cfa_offset 8
+    .cfi_rel_offset rip, 0
     test eax, eax
     jz 2f                                   # the child: still lent
     push rax

@@ -54,7 +54,7 @@
  *                               goes back; "unknown" before its first use
  *   live_bytes           bytes  in blocks that the program holds
  *   peak_bytes           bytes  the most that spans and large blocks ever took, free blocks in them included
- *   allocations          count  blocks handed out; null unless CIDALLOC_COUNT=1
+ *   allocations          count  blocks handed out, but for those of handlers that interrupted the allocator; null unless CIDALLOC_COUNT=1
  *   frees                count  blocks taken back; null unless CIDALLOC_COUNT=1
  *   cid_bytes            bytes  in free blocks cached per cid
  *   transfer_bytes       bytes  in free blocks in the transfer caches

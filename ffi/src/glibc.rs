@@ -96,12 +96,24 @@ fn usable_size(addr: usize) -> Option<usize> {
         if arena == 0 || used > AREA_BYTES || end > area + used {
             return None;
         }
-    } else if chunk < first_break()? || end > diagnosis::current_break() {
-        return None;
+    } else if !within_break(chunk, end) {
+        // Where the break cannot grow, the first arena goes on in mapped memory:
+        // the chunk after the next one must agree, or be beyond the arena's end.
+        let [_, next] = peek(end)?;
+        let beyond = end.checked_add(next & !FLAGS)?;
+        let sound = next & !FLAGS >= LEAST_BYTES && next & MMAPPED == 0 && beyond % (2 * WORD) == 0;
+        if !sound || (beyond % diagnosis::os_page_bytes() != 0 && peek(beyond)?[1] & 1 == 0) {
+            return None;
+        }
     }
     // The chunk behind a live one says that it is in use.
     let [_, next] = peek(end)?;
     (next & 1 == 1).then_some(size - WORD)
+}
+
+/// Whether a chunk lies where glibc's first arena begins.
+fn within_break(chunk: usize, end: usize) -> bool {
+    first_break().is_some_and(|first| chunk >= first && end <= diagnosis::current_break())
 }
 
 /// Where the process's break was at first: glibc's first arena begins there.

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! chunk:  | next | len_bytes | state: used bytes, live blocks | block | block … |
-//! block:  | size_bytes, before it | what the caller gets, at its alignment |
+//! block:  | size_bytes, seal, before it | what the caller gets, at its alignment |
 //! ```
 
 #![allow(unsafe_code)]
@@ -32,8 +32,11 @@ struct Chunk {
 static CHUNKS: AtomicUsize = AtomicUsize::new(0);
 
 const CHUNK_BYTES: usize = 1 << 20;
-/// The size stands in the word before a block, and blocks are multiples of 16.
+/// Size and seal stand before a block, and blocks are multiples of 16.
 const HEAD_BYTES: usize = 16;
+/// With its address, the seal of a live block: what has none is not freed, or
+/// not again.
+const SEAL: usize = 0x5ea1_ed0b_10c4_a51d;
 
 /// Where the next block may start, in units of 16 bytes, and the live blocks.
 #[derive(Clone, Copy)]
@@ -60,7 +63,7 @@ impl State {
 /// null when there is no memory. Its memory may hold anything.
 #[cold]
 pub fn allocate(size: usize, align: usize) -> *mut u8 {
-    let align = align.max(HEAD_BYTES);
+    let (size, align) = (size.max(1), align.max(HEAD_BYTES));
     let need = size.checked_add(align + HEAD_BYTES * 2 + size_of::<Chunk>());
     let Some(need) = need.filter(|need| *need <= isize::MAX as usize) else {
         return core::ptr::null_mut();
@@ -69,22 +72,34 @@ pub fn allocate(size: usize, align: usize) -> *mut u8 {
     found.or_else(|| Chunk::make(need, size, align)).unwrap_or(core::ptr::null_mut())
 }
 
-/// The bytes of the block at `addr`, `None` if it is in no chunk.
+/// What stands before a block.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Head {
+    size_bytes: usize,
+    seal: usize,
+}
+const _: () = assert!(size_of::<Head>() == HEAD_BYTES);
+
+/// The bytes of the block at `addr`, `None` if there is none in a chunk.
 pub fn usable_size(addr: usize) -> Option<usize> {
     chunk_of(addr)?;
-    // SAFETY: a block in a chunk is preceded by its size.
-    Some(unsafe { *with_exposed_provenance(addr - HEAD_BYTES) })
+    // SAFETY: in a chunk, behind its first block's head.
+    let head: Head = unsafe { with_exposed_provenance::<Head>(addr - HEAD_BYTES).read_unaligned() };
+    (head.seal == addr ^ SEAL).then_some(head.size_bytes)
 }
 
-/// Frees the block at `addr`; false if it is in no chunk.
+/// Frees the block at `addr`; false if that is in no chunk. Dies if no live
+/// block starts there.
 pub fn free(addr: usize) -> bool {
-    match chunk_of(addr) {
-        Some(chunk) => {
-            chunk.put_back(addr);
-            true
-        }
-        None => false,
+    let Some(chunk) = chunk_of(addr) else { return false };
+    if usable_size(addr).is_none() {
+        die(Fault::NotAllocated, addr);
     }
+    // SAFETY: the head of a block that is the caller's to give up.
+    unsafe { *with_exposed_provenance_mut(addr - HEAD_BYTES) = Head { size_bytes: 0, seal: 0 } };
+    chunk.put_back(addr);
+    true
 }
 
 /// How many blocks are live, or lie in caches because they were freed by size.
@@ -96,7 +111,7 @@ pub fn live() -> u64 {
 fn chunk_of(addr: usize) -> Option<&'static Chunk> {
     each().find(|chunk| {
         let at = *chunk as *const Chunk as usize;
-        (at + size_of::<Chunk>()..at + chunk.len_bytes).contains(&addr)
+        (at + size_of::<Chunk>() + HEAD_BYTES..at + chunk.len_bytes).contains(&addr)
     })
 }
 
@@ -156,8 +171,9 @@ impl Chunk {
             // Acquire pairs with the Release of the emptying.
             match self.state.compare_exchange_weak(word, new, AcqRel, Relaxed) {
                 Ok(_) => {
+                    let head = Head { size_bytes: end - (at - base), seal: at ^ SEAL };
                     // SAFETY: these bytes are this block's alone now.
-                    unsafe { *with_exposed_provenance_mut(at - HEAD_BYTES) = end - (at - base) };
+                    unsafe { *with_exposed_provenance_mut(at - HEAD_BYTES) = head };
                     return Some(with_exposed_provenance_mut(at));
                 }
                 Err(now) => word = now,
@@ -216,6 +232,10 @@ mod tests {
         assert!(usable_size(large as usize).unwrap() >= 40 << 20);
         assert!(free(large as usize));
         assert!(!free(0x1000));
+        let (one, other) = (allocate(100, 16) as usize, allocate(0, 4096) as usize);
+        assert!(usable_size(one + 16).is_none() && usable_size(other).is_some());
+        assert!(free(one) && usable_size(one).is_none());
+        assert!(free(other));
         assert!(allocate(usize::MAX - 8, 16).is_null());
         let most = each().count();
         for _ in 0..20_000 {

@@ -78,9 +78,11 @@ impl Region {
         self.mapped_bytes = before;
     }
 
-    /// Gives the whole range back; for a layout that could not be completed.
+    /// Gives the whole range back; for a layout that could not be completed. A
+    /// reservation is given back whole, by whoever made it: a hole in it could
+    /// become somebody else's meanwhile.
     pub fn unmap(&mut self) {
-        if self.mapped_bytes > 0 {
+        if self.mapped_bytes > 0 && !self.reserved {
             // SAFETY: mapped by this region, and nobody has used it yet.
             let _ = unsafe { sys::munmap(self.base, self.mapped_bytes) };
             self.mapped_bytes = 0;

@@ -13,8 +13,8 @@ use crate::os::sys;
 use crate::os::thread::{self, State, ThreadWords};
 use crate::units::ClassId;
 use core::ptr::with_exposed_provenance_mut;
-use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicU32, compiler_fence};
 
 /// Threads taken in since start.
 pub static TAKEN_IN: AtomicU32 = AtomicU32::new(0);
@@ -37,6 +37,7 @@ pub fn take_in(process: &Process, words: &mut ThreadWords) {
     words.shard = process.cids; // for the time the thread is lent
     words.index = words.rseq + if process.index == Index::MmCid { MM_CID_AT } else { CPU_ID_AT };
     words.state = State::Sections;
+    compiler_fence(SeqCst);
     if !process.config.sees_all() {
         words.slabs = SLABS.load(Relaxed); // published by the process's initialisation
     }

@@ -41,6 +41,11 @@ fn fork_with_a_thousand_threads_takes_bounded_time() {
 }
 
 #[test]
+fn a_stream_that_allocates_while_it_is_flushed_does_not_stop_fork() {
+    check_modes("streams", &["300"]);
+}
+
+#[test]
 fn fork_handlers_allocate_whether_registered_before_ours_or_after() {
     let handlers = shared_library("atfork_handlers");
     for mode in [DEFAULT, LOCKED, OWN] {

@@ -89,6 +89,11 @@ fn blocks_of_glibcs_malloc_are_freed_and_resized_by_it() {
     }
 }
 
+#[test]
+fn blocks_of_glibcs_malloc_go_back_where_the_break_cannot_grow() {
+    check(&mut on_library(program("broken_break"), DEFAULT));
+}
+
 /// Words that look a bit like a chunk of glibc's do not help a foreign pointer.
 #[test]
 fn foreign_pointers_that_look_like_glibcs_end_in_one_line() {

@@ -100,7 +100,7 @@ fn python_opens_the_library_while_static_tls_lasts_and_else_gets_a_clear_error()
 
 /// What the library may take from others. All else is done by system calls of its own, so that wrappers
 /// which allocate are never met, nor the C library's locks.
-const IMPORTS: [&str; 22] = [
+const IMPORTS: [&str; 25] = [
     // Memory and strings: no state.
     "bcmp",
     "memcmp",
@@ -116,6 +116,9 @@ const IMPORTS: [&str; 22] = [
     "getauxval",
     // Called outside of the allocator only: with no lock held.
     "__register_atfork",
+    "_IO_list_lock",
+    "_IO_list_unlock",
+    "_IO_list_resetlock",
     "__libc_free",
     "__libc_realloc",
     "dlsym",

@@ -1,6 +1,7 @@
 //! Signal handlers that allocate, wherever they interrupt.
 
-use crate::{DEFAULT, LOCKED, MODES, check, check_modes, on_library, program};
+use crate::{DEFAULT, LOCKED, MODES, check, check_modes, ended, on_library, program};
+use std::os::unix::process::ExitStatusExt;
 
 #[test]
 fn handlers_allocate_wherever_a_timer_interrupts() {
@@ -41,4 +42,13 @@ fn children_of_a_handlers_fork_go_on_where_it_interrupted() {
 #[test]
 fn handlers_may_jump_out_of_the_applications_own_code() {
     check_modes("storm", &["jump"]);
+}
+
+#[test]
+fn a_block_beside_the_heap_is_freed_once() {
+    for mode in [DEFAULT, LOCKED, &[("CIDALLOC_CHECK", "1")]] {
+        let ended = ended(&mut on_library(program("aside_twice"), mode));
+        assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{mode:?}: {}", ended.stderr);
+        assert!(ended.stderr.starts_with("cidalloc: invalid free: no block starts here: 0x"));
+    }
 }
