@@ -15,6 +15,7 @@ mod os {
         #[derive(Debug)]
         pub enum Fault {
             DoubleFree,
+            NotAllocated,
         }
 
         pub fn die(fault: Fault, addr: usize) -> ! {
