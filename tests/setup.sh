@@ -5,6 +5,8 @@
 #       As root, install what is missing.  Otherwise name what is missing and
 #       the command that installs it, and fail.  When everything is there,
 #       nothing is done and no network is used.
+#   tests/setup.sh also PACKAGE...
+#       The same for other packages.
 #   tests/setup.sh unpack ARCH PACKAGE[=VERSION|/RELEASE] DIR
 #       Download one package for ARCH (amd64, arm64) and unpack it into DIR.
 #       Nothing is installed, no root is needed; done already, it does nothing.
@@ -127,6 +129,7 @@ unpack() {
 
 case ${1-} in
 '') main ;;
+also) shift && packages=("$@") && main ;;
 unpack) shift && unpack "$@" ;;
 *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
