@@ -72,21 +72,19 @@ impl Region {
     }
 
     /// Undoes the last [`Region::extend`], to `offset` from where it was `before`.
+    /// A reservation stays mapped, for whoever made it to give back whole: a hole
+    /// in it could become somebody else's, and be mapped over later.
     pub fn retract(&mut self, before: usize, offset: usize) {
-        // SAFETY: mapped by this region, and nobody has used it yet.
-        let _ = unsafe { sys::munmap(self.base + offset, self.mapped_bytes - offset) };
+        if self.mapped_bytes > offset && !self.reserved {
+            // SAFETY: mapped by this region, and nobody has used it yet.
+            let _ = unsafe { sys::munmap(self.base + offset, self.mapped_bytes - offset) };
+        }
         self.mapped_bytes = before;
     }
 
-    /// Gives the whole range back; for a layout that could not be completed. A
-    /// reservation is given back whole, by whoever made it: a hole in it could
-    /// become somebody else's meanwhile.
+    /// Gives all back; for a layout that could not be completed.
     pub fn unmap(&mut self) {
-        if self.mapped_bytes > 0 && !self.reserved {
-            // SAFETY: mapped by this region, and nobody has used it yet.
-            let _ = unsafe { sys::munmap(self.base, self.mapped_bytes) };
-            self.mapped_bytes = 0;
-        }
+        self.retract(0, 0);
     }
 }
 
