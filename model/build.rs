@@ -150,11 +150,10 @@ const SOURCES: &[(&str, Others)] = &[
     // Copies to and from the slots are shown to loom.
     ("middle/transfer_cache.rs", &[("core::ptr::copy_nonoverlapping", 2, "crate::copy")]),
     ("middle/central_free_list.rs", &[]),
-    // Smaller: OS pages, steps of budgets, and where a model says so, arrays.
+    // Smaller: steps of budgets, and where a model says so, arrays.
     (
         "front/cpu_cache.rs",
         &[
-            (".max(4096)", 1, ".max(64)"),
             ("const BUDGET_STEP: usize = 64 << 10;", 1, "const BUDGET_STEP: usize = 8 << 10;"),
             ("(slots * 2).next_multiple_of(8)", 1, "crate::array_for(slots)"),
         ],

@@ -6,15 +6,12 @@ use crate::os::output::Output;
 use core::fmt::Write;
 
 pub use crate::os::probe::{current_break, first_break, peek};
+pub use crate::os::sys::os_page_bytes;
+pub use crate::os::weak::weak_address;
 
 /// For operator new without memory in a process that has no C++ library.
 pub fn cannot_throw(size: usize) -> ! {
     die(Fault::NoException, size)
-}
-
-/// Bytes of an OS page.
-pub fn os_page_bytes() -> usize {
-    crate::os::sys::auxv(libc::AT_PAGESZ).max(4096)
 }
 
 /// Ends the process by SIGABRT, without a lock of the C library.

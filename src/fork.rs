@@ -98,25 +98,12 @@ extern "C" fn child() {
 /// glibc's lock of the list of all streams; other C libraries have none of the
 /// kind. A thread may take it again, so fork's own taking does not wait for ours.
 mod streams {
-    use core::arch::asm;
+    use crate::os::weak::weak_address;
 
     macro_rules! weak {
         ($($name:ident => $symbol:literal;)*) => {$(
             pub fn $name() {
-                let at: *const ();
-                // SAFETY: loads the address of a weak symbol from the global offset
-                // table.
-                unsafe {
-                    #[cfg(target_arch = "x86_64")]
-                    asm!(concat!(".weak ", $symbol),
-                         concat!("mov {at}, qword ptr [rip + ", $symbol, "@GOTPCREL]"),
-                         at = out(reg) at, options(nostack, readonly));
-                    #[cfg(target_arch = "aarch64")]
-                    asm!(concat!(".weak ", $symbol),
-                         concat!("adrp {at}, :got:", $symbol),
-                         concat!("ldr {at}, [{at}, :got_lo12:", $symbol, "]"),
-                         at = out(reg) at, options(nostack, readonly));
-                }
+                let at = weak_address!($symbol);
                 if !at.is_null() {
                     // SAFETY: glibc's function of that name.
                     unsafe { core::mem::transmute::<*const (), extern "C" fn()>(at)() }

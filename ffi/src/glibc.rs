@@ -6,11 +6,9 @@
 //! where the flags say and the sizes agree; everything is read through the
 //! kernel, because the pointer may be anything.
 
-use core::arch::asm;
-use core::ffi::c_void;
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
-use core_alloc::diagnosis::{self, peek};
+use core_alloc::diagnosis::{self, peek, weak_address};
 use core_alloc::heap::{self, Neighbour};
 
 const MMAPPED: usize = 2;
@@ -28,41 +26,18 @@ static GLIBC: Neighbour = Neighbour { usable_size, free, reallocate };
 #[unsafe(link_section = ".init_array")]
 static ADOPT: extern "C" fn() = adopt;
 
+/// Other C libraries, and static programs without glibc's malloc, have no such
+/// functions.
 extern "C" fn adopt() {
-    if !functions().free.is_null() && !functions().realloc.is_null() {
+    if !weak_address!("__libc_free").is_null() && !weak_address!("__libc_realloc").is_null() {
         heap::set_neighbour(&GLIBC);
     }
-}
-
-struct Functions {
-    free: *const c_void,
-    realloc: *const c_void,
-}
-
-/// Weak: other C libraries, and static programs without glibc's malloc, have none.
-fn functions() -> Functions {
-    let (free, realloc): (*const c_void, *const c_void);
-    // SAFETY: loads the addresses of weak symbols from the global offset table.
-    unsafe {
-        #[cfg(target_arch = "x86_64")]
-        asm!(".weak __libc_free", ".weak __libc_realloc",
-             "mov {free}, qword ptr [rip + __libc_free@GOTPCREL]",
-             "mov {realloc}, qword ptr [rip + __libc_realloc@GOTPCREL]",
-             free = out(reg) free, realloc = out(reg) realloc, options(nostack, readonly));
-        #[cfg(target_arch = "aarch64")]
-        asm!(".weak __libc_free", ".weak __libc_realloc",
-             "adrp {free}, :got:__libc_free", "ldr {free}, [{free}, :got_lo12:__libc_free]",
-             "adrp {realloc}, :got:__libc_realloc",
-             "ldr {realloc}, [{realloc}, :got_lo12:__libc_realloc]",
-             free = out(reg) free, realloc = out(reg) realloc, options(nostack, readonly));
-    }
-    Functions { free, realloc }
 }
 
 fn free(addr: usize) {
     // SAFETY: `adopt` saw the function; `usable_size` the block.
     unsafe {
-        let free: extern "C" fn(usize) = core::mem::transmute(functions().free);
+        let free: extern "C" fn(usize) = core::mem::transmute(weak_address!("__libc_free"));
         free(addr);
     }
 }
@@ -71,7 +46,7 @@ fn reallocate(addr: usize, size: usize) -> *mut u8 {
     // SAFETY: as `free`.
     unsafe {
         let realloc: extern "C" fn(usize, usize) -> *mut u8 =
-            core::mem::transmute(functions().realloc);
+            core::mem::transmute(weak_address!("__libc_realloc"));
         realloc(addr, size)
     }
 }

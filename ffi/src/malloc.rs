@@ -6,6 +6,7 @@
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
 use core_alloc::alloc::{self, Family, Told};
+use core_alloc::diagnosis::os_page_bytes;
 use core_alloc::heap;
 
 /// Sets errno and returns null.
@@ -120,20 +121,15 @@ pub extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
     }
 }
 
-fn os_page() -> usize {
-    // SAFETY: reads the auxiliary vector.
-    unsafe { libc::getauxval(libc::AT_PAGESZ) as usize }
-}
-
 #[unsafe(no_mangle)]
 pub extern "C" fn valloc(size: usize) -> *mut c_void {
-    or_enomem(heap::allocate_aligned(size, os_page()))
+    or_enomem(heap::allocate_aligned(size, os_page_bytes()))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn pvalloc(size: usize) -> *mut c_void {
-    match size.checked_next_multiple_of(os_page()) {
-        Some(bytes) => or_enomem(heap::allocate_aligned(bytes, os_page())),
+    match size.checked_next_multiple_of(os_page_bytes()) {
+        Some(bytes) => or_enomem(heap::allocate_aligned(bytes, os_page_bytes())),
         None => fail(libc::ENOMEM),
     }
 }

@@ -11,7 +11,8 @@ use core::arch::{asm, global_asm};
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
-use core_alloc::{diagnosis, fork, heap};
+use core_alloc::diagnosis::{self, weak_address};
+use core_alloc::{fork, heap};
 
 #[cfg(target_arch = "x86_64")]
 global_asm!(
@@ -135,16 +136,7 @@ extern "C" fn next_dlopen() -> Next {
 /// A static program has no dlopen after ours, unless it is linked with glibc's
 /// under its other name.
 extern "C" fn no_dlopen(path: *const c_char, flags: c_int) -> *mut c_void {
-    let other: *const c_void;
-    // SAFETY: loads the address of a weak symbol from the global offset table.
-    unsafe {
-        #[cfg(target_arch = "x86_64")]
-        asm!(".weak ___dlopen", "mov {at}, qword ptr [rip + ___dlopen@GOTPCREL]",
-             at = out(reg) other, options(nostack, readonly));
-        #[cfg(target_arch = "aarch64")]
-        asm!(".weak ___dlopen", "adrp {at}, :got:___dlopen", "ldr {at}, [{at}, :got_lo12:___dlopen]",
-             at = out(reg) other, options(nostack, readonly));
-    }
+    let other = weak_address!("___dlopen");
     if other.is_null() {
         diagnosis::complain("dlopen in a static program needs the linker's option -u,___dlopen");
         return malloc::fail(libc::ENOSYS);
@@ -159,17 +151,8 @@ extern "C" fn no_dlopen(path: *const c_char, flags: c_int) -> *mut c_void {
 
 /// The address of a function in the libraries after this one.
 fn symbol_after_ours(name: &CStr) -> Option<usize> {
-    let dlsym: *const c_void;
-    // SAFETY: loads the address of a weak symbol from the global offset table: a
-    // static program has none.
-    unsafe {
-        #[cfg(target_arch = "x86_64")]
-        asm!(".weak dlsym", "mov {at}, qword ptr [rip + dlsym@GOTPCREL]",
-             at = out(reg) dlsym, options(nostack, readonly));
-        #[cfg(target_arch = "aarch64")]
-        asm!(".weak dlsym", "adrp {at}, :got:dlsym", "ldr {at}, [{at}, :got_lo12:dlsym]",
-             at = out(reg) dlsym, options(nostack, readonly));
-    }
+    // A static program has none.
+    let dlsym = weak_address!("dlsym");
     if dlsym.is_null() {
         return None;
     }

@@ -95,7 +95,7 @@ pub fn front_bytes(align: usize) -> usize {
 
 /// What protections are in: pages of ours that are whole pages of the kernel's.
 pub fn unit_bytes() -> usize {
-    sys::auxv(libc::AT_PAGESZ).max(PAGE_BYTES)
+    sys::os_page_bytes().max(PAGE_BYTES)
 }
 
 impl Header {

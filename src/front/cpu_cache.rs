@@ -544,7 +544,7 @@ impl Slab {
     /// Gives the slots' memory back, but for the page with the headers: a zero
     /// header is not a stopped one to a section that has read `cur` already.
     fn give_pages_back(&self, cid: Cid) {
-        let page = sys::auxv(libc::AT_PAGESZ).max(4096);
+        let page = sys::os_page_bytes();
         let first = (FIRST_SLOT as usize * 8).next_multiple_of(page);
         let end = (self.next_slot as usize * 8).next_multiple_of(page).min(slab::SLAB_BYTES);
         if first < end {

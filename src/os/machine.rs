@@ -38,9 +38,8 @@ pub struct Machine {
 impl Machine {
     pub fn read() -> Machine {
         let (allowed, mask_bits) = sys::cpus_allowed();
-        let page = sys::auxv(libc::AT_PAGESZ);
         Machine {
-            os_page_bytes: if page.is_power_of_two() { page } else { 4096 },
+            os_page_bytes: sys::os_page_bytes(),
             cpus_possible: cpus_possible().unwrap_or(mask_bits).max(allowed),
             cpus_allowed: allowed,
             thp: thp(),

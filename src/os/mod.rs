@@ -15,3 +15,4 @@ pub mod rseq;
 pub mod sync;
 pub mod sys;
 pub mod thread;
+pub mod weak;

@@ -6,8 +6,8 @@
 
 #![allow(unsafe_code)]
 
+use crate::os::weak::weak_address;
 use crate::os::{sys, thread};
-use core::arch::asm;
 use core::mem::offset_of;
 use core::ptr::with_exposed_provenance_mut;
 
@@ -49,21 +49,10 @@ const ORIGINAL_BYTES: usize = 32;
 /// Returns None with a C library that knows nothing of rseq, and where the
 /// tunable `glibc.pthread.rseq=0` has turned it off (size 0).
 pub fn libc_area() -> Option<(u32, isize)> {
-    let (size, offset): (*const u32, *const isize);
-    // SAFETY: loads the addresses of weak symbols from the global offset table.
+    let size = weak_address!("__rseq_size").cast::<u32>();
+    let offset = weak_address!("__rseq_offset").cast::<isize>();
+    // SAFETY: null, or the C library's constants.
     unsafe {
-        #[cfg(target_arch = "x86_64")]
-        asm!(".weak __rseq_size", ".weak __rseq_offset",
-             "mov {size}, qword ptr [rip + __rseq_size@GOTPCREL]",
-             "mov {offset}, qword ptr [rip + __rseq_offset@GOTPCREL]",
-             size = out(reg) size, offset = out(reg) offset, options(nostack, readonly));
-        #[cfg(target_arch = "aarch64")]
-        asm!(".weak __rseq_size", ".weak __rseq_offset",
-             "adrp {size}, :got:__rseq_size",
-             "ldr {size}, [{size}, :got_lo12:__rseq_size]",
-             "adrp {offset}, :got:__rseq_offset",
-             "ldr {offset}, [{offset}, :got_lo12:__rseq_offset]",
-             size = out(reg) size, offset = out(reg) offset, options(nostack, readonly));
         if size.is_null() || offset.is_null() || *size == 0 {
             return None;
         }

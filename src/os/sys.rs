@@ -192,7 +192,7 @@ pub fn read_own_memory(addr: usize, words: &mut [usize]) -> Result<usize, Errno>
 pub fn is_readable(addr: usize) -> bool {
     const NO_SUCH_CHANGE: c_int = 99;
     let mut resident = 0u8;
-    let page = addr & !(auxv(libc::AT_PAGESZ).max(1) - 1);
+    let page = addr & !(os_page_bytes() - 1);
     // SAFETY: both only look: the signal mask is read, and then the change refused.
     unsafe {
         syscall!(libc::SYS_mincore, page, 1, &raw mut resident).is_ok()
@@ -392,6 +392,12 @@ pub fn kernel_release() -> Option<(u32, u32)> {
         number
     };
     Some((next()?, next()?))
+}
+
+/// Bytes of an OS page: 4, 16 or 64 KiB.
+pub fn os_page_bytes() -> usize {
+    let page = auxv(libc::AT_PAGESZ);
+    if page.is_power_of_two() { page } else { 4096 }
 }
 
 /// The value of an auxiliary vector entry, 0 if absent. Leaves errno alone.

@@ -33,7 +33,8 @@ pub mod sys {
         Ok(0)
     }
 
-    pub fn auxv(_kind: u64) -> usize {
+    /// Smaller than any.
+    pub fn os_page_bytes() -> usize {
         64
     }
 }
