@@ -19,7 +19,7 @@ use crate::back::page_map::PAGE_MAP;
 use crate::back::{aside, large};
 use crate::check;
 use crate::front::process::{self, Process};
-use crate::front::{cpu_cache, deferred, heartbeat, sections, slab, stray, take_in};
+use crate::front::{cpu_cache, deferred, heartbeat, sections, slab, stray, take_in, vigil};
 use crate::os::fault::{Fault, die, die_knowing};
 use crate::os::thread::{Inside, ThreadWords};
 use crate::size_class::{self, class_of};
@@ -140,6 +140,14 @@ pub fn allocate_slow(size: usize, align: usize, family: Family, class: ClassId) 
     if class == ClassId::NONE {
         return large_block(size_class::PAGE_BYTES, told).0;
     }
+    match vigil::pop(class) {
+        0 => allocate_missed(class, told),
+        object => with_exposed_provenance_mut(object),
+    }
+}
+
+#[inline(never)]
+fn allocate_missed(class: ClassId, told: Told) -> *mut u8 {
     crate::fork::install();
     let Some(_inside) = Inside::enter() else {
         let size = size_class::info(class).size_bytes as usize;
@@ -160,6 +168,7 @@ pub fn allocate_slow(size: usize, align: usize, family: Family, class: ClassId) 
     if object != 0 {
         counters::count_allocation(process);
     }
+    vigil::look(process, words);
     with_exposed_provenance_mut(object)
 }
 
@@ -174,6 +183,15 @@ pub unsafe fn free_slow(ptr: *mut u8, size: usize, align: usize, family: Family,
         return;
     }
     let addr = ptr as usize;
+    // SAFETY: the caller's duty.
+    if unsafe { vigil::push(class, addr) } {
+        return;
+    }
+    free_missed(addr, class, told);
+}
+
+#[inline(never)]
+fn free_missed(addr: usize, class: ClassId, told: Told) {
     if PAGE_MAP.page_of(addr).is_none() {
         if !stray::free(addr) {
             die(Fault::Foreign, addr);
@@ -190,6 +208,7 @@ pub unsafe fn free_slow(ptr: *mut u8, size: usize, align: usize, family: Family,
         return check::free(addr, told);
     }
     free_inside(process, words, class, addr);
+    vigil::look(process, words);
 }
 
 /// Frees later what cannot be freed now: the thread is inside already.

@@ -5,7 +5,7 @@
 //!   └───── whole hugepages ─────────────┴─ warm ranges ─ cold ranges ─ new arena
 //! ```
 //! Locks: `PAGE_HEAP` (rank PageHeap). Called by the central lists and by
-//! `large`. Memory goes back in `release_idle`, which the heartbeat calls.
+//! `large`. Memory goes back in `release_slice`, which the heartbeat calls.
 
 #![allow(unsafe_code)]
 
@@ -26,13 +26,16 @@ use crate::units::{
     ClassId, HUGE_BYTES, HUGE_SHIFT, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages,
 };
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
-use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, AtomicUsize};
 
 /// Pages handed out as spans and blocks, in bytes; and the most that ever was.
 /// Written under the lock, read anywhere (a hint, so relaxed).
 pub static IN_USE_BYTES: AtomicUsize = AtomicUsize::new(0);
 pub static PEAK_BYTES: AtomicUsize = AtomicUsize::new(0);
+/// Much more memory is free than the heap may need soon, and waits to go back.
+/// Written under the lock, read anywhere (a hint, so relaxed).
+pub static MEMORY_WAITS: AtomicBool = AtomicBool::new(false);
 
 pub static PAGE_HEAP: Lock<PageHeap> = Lock::new(Rank::PageHeap, PageHeap::EMPTY);
 
@@ -47,7 +50,20 @@ pub struct PageHeap {
     policy: Policy,
     /// The least of the filler's free dirty pages since the last look.
     filler_low_pages: u32,
+    release: Release,
     pub counts: Counts,
+}
+
+/// What goes back until the next look, and how it goes on after that.
+#[derive(Clone, Copy, Debug)]
+struct Release {
+    due_hugepages: u32,
+    due_pages: u32,
+    /// The share of the last looks: what stays idle goes in equal steps.
+    step_hugepages: u32,
+    step_pages: u32,
+    /// The kernel has refused: nothing waits for it any more.
+    refused: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +105,18 @@ const EXTEND_MOST: u32 = 32;
 /// all memory is locked, no other would be.
 const REFUSALS_MOST: u32 = 16;
 
+/// Memory waits to go back when more than a quarter of what is in use and this
+/// lies free, until no more than a sixteenth and that has lain idle.
+const WAITS_PAGES: usize = (8 << 20) / PAGE_BYTES;
+const CALM_PAGES: usize = (1 << 20) / PAGE_BYTES;
+/// Hugepages given back under one hold of the lock.
+const SLICE_HUGEPAGES: u32 = 16;
+
+/// The next step of a release in equal steps: a share of the most that was idle.
+fn next_step(step: u32, idle: u32, parts: u32) -> u32 {
+    if idle == 0 { 0 } else { step.max(idle.div_ceil(parts)) }
+}
+
 /// Sizes for the statistics, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
@@ -118,6 +146,13 @@ impl PageHeap {
             frugal: false,
         },
         filler_low_pages: 0,
+        release: Release {
+            due_hugepages: 0,
+            due_pages: 0,
+            step_hugepages: 0,
+            step_pages: 0,
+            refused: false,
+        },
         counts: Counts {
             in_use_pages: 0,
             spans: 0,
@@ -266,6 +301,7 @@ impl PageHeap {
     pub(super) fn give_hugepages(&mut self, first: HugeId, len: u32, dirty: bool) {
         let ranges = if dirty { &mut self.warm } else { &mut self.cold };
         ranges.put(&mut self.table, first, len);
+        self.note_idle();
     }
 
     pub(super) fn give_pages(&mut self, first: PageId, len: u32) {
@@ -273,6 +309,8 @@ impl PageHeap {
         if self.filler.give(&mut self.table, first, len) == Freed::Whole {
             let dirty = !self.table.at(first.huge().0).dirty.is_empty();
             self.give_hugepages(first.huge(), 1, dirty);
+        } else {
+            self.note_idle();
         }
     }
 
@@ -375,20 +413,57 @@ impl PageHeap {
         done
     }
 
-    /// Gives back a share of what has lain idle since the last call:
-    /// `1 / parts` of the least that was free in between.
-    pub fn release_idle(&mut self, parts: u32) {
+    /// Looks at what has lain idle since the last look: a share of it, `1 / parts`
+    /// of the most there was, is due to go back in [`PageHeap::release_slice`].
+    pub fn look_for_idle(&mut self, parts: u32) {
+        let release = &mut self.release;
         let idle = self.warm.low;
-        if idle > 0 {
-            self.cool(idle.div_ceil(parts));
-        }
-        self.warm.low = self.warm.total;
-        let idle = self.filler_low_pages;
+        release.step_hugepages = next_step(release.step_hugepages, idle, parts);
+        release.due_hugepages = release.step_hugepages.min(idle);
         // Breaking hugepages for a few pages costs more than it gives.
-        if idle >= PAGES_PER_HUGE / 2 {
-            self.subrelease(idle.div_ceil(parts));
-        }
+        let idle = Some(self.filler_low_pages).filter(|n| *n >= PAGES_PER_HUGE / 2).unwrap_or(0);
+        release.step_pages = next_step(release.step_pages, idle, parts);
+        release.due_pages = release.step_pages.min(idle);
+        self.warm.low = self.warm.total;
         self.filler_low_pages = self.filler.free_dirty_pages;
+    }
+
+    /// Gives back some of what is due; whether more is. Not all at once: others
+    /// wait for the lock.
+    pub fn release_slice(&mut self) -> bool {
+        let (hugepages, pages) = (self.release.due_hugepages, self.release.due_pages);
+        let (due, done) = if hugepages > 0 {
+            let due = hugepages.min(SLICE_HUGEPAGES).min(self.warm.total);
+            self.release.due_hugepages -= hugepages.min(SLICE_HUGEPAGES);
+            (due, self.cool(due))
+        } else {
+            self.release.due_pages = 0;
+            (pages, self.subrelease(pages))
+        };
+        if due > 0 {
+            self.release.refused = done == 0;
+        }
+        let more = self.release.due_hugepages > 0 || self.release.due_pages > 0;
+        let little = self.idle_pages() <= self.counts.in_use_pages / 16 + CALM_PAGES;
+        if self.release.refused || (little && !more) {
+            MEMORY_WAITS.store(false, Relaxed);
+        }
+        more && !self.release.refused
+    }
+
+    /// Free pages that cost memory.
+    fn idle_pages(&self) -> usize {
+        (self.warm.total * PAGES_PER_HUGE + self.filler.free_dirty_pages) as usize
+    }
+
+    /// Notes after a free whether much memory waits to go back.
+    fn note_idle(&self) {
+        if self.idle_pages() > self.counts.in_use_pages / 4 + WAITS_PAGES
+            && !self.release.refused
+            && !MEMORY_WAITS.load(Relaxed)
+        {
+            MEMORY_WAITS.store(true, Relaxed);
+        }
     }
 
     /// Makes a span for a class, entered in the page map.

@@ -83,6 +83,8 @@ pub struct Slab {
     pub seen_misses: u32,
     pub seen_tops: u64,
     pub quiet_beats: u32,
+    /// Misses when all slabs that miss little were drained last.
+    pub round_misses: u32,
     next_slot: u32,
     budget_bytes: usize,
     used_bytes: usize,

@@ -3,12 +3,14 @@
 //!
 //! A beat comes every eighth of the decay time at the most. Idle slabs are
 //! drained after eight beats; of what else lay unused since the last beat an
-//! eighth (transfer caches: half) goes one layer down.
+//! eighth (transfer caches: half) goes one layer down. While much memory waits to
+//! go back, slabs that miss little are drained too: what they keep may be the
+//! last blocks of many spans.
 
-use crate::back::page_heap::PAGE_HEAP;
+use crate::back::page_heap::{MEMORY_WAITS, PAGE_HEAP};
 use crate::front::cpu_cache::state;
 use crate::front::process::Process;
-use crate::front::remote;
+use crate::front::{remote, vigil};
 use crate::middle::transfer_cache;
 use crate::os::sys;
 use crate::units::{Cid, ClassId};
@@ -23,6 +25,12 @@ static BEATING: AtomicBool = AtomicBool::new(false);
 /// Large allocations and frees, which look at the clock now and then.
 static LARGE: AtomicU32 = AtomicU32::new(0);
 const LARGE_PER_LOOK: u32 = 16;
+/// Beats between two drains of all slabs that miss little, while memory waits,
+/// and the misses between them that are little.
+const CALM_BEATS: u32 = 4;
+const CALM_MISSES: u32 = 64;
+/// Beats while memory waited.
+static WAITING: AtomicU32 = AtomicU32::new(0);
 
 /// A large allocation or free happened.
 pub fn count_large(process: &Process) {
@@ -33,7 +41,11 @@ pub fn count_large(process: &Process) {
 
 /// Does what is due. The caller holds no lock.
 pub fn beat(process: &Process) {
-    let now = sys::now_ms();
+    beat_at(process, sys::now_ms());
+}
+
+/// The same for a caller that has looked at the clock.
+pub fn beat_at(process: &Process, now: u64) {
     let due = u64::from(process.config.decay_ms / BEATS);
     // Relaxed: a wrong answer makes a beat early or late.
     if now.saturating_sub(LAST_MS.load(Relaxed)) < due {
@@ -44,12 +56,15 @@ pub fn beat(process: &Process) {
         return;
     }
     LAST_MS.store(now, Relaxed);
-    drain_idle(process);
+    let waits = MEMORY_WAITS.load(Relaxed);
+    drain_idle(process, waits && WAITING.fetch_add(1, Relaxed) % CALM_BEATS == CALM_BEATS - 1);
     for class in ClassId::all() {
         transfer_cache::release_idle(class);
     }
     let parts = if process.config.decay_ms == 0 { 1 } else { BEATS };
-    PAGE_HEAP.lock().release_idle(parts);
+    PAGE_HEAP.lock().look_for_idle(parts);
+    while PAGE_HEAP.lock().release_slice() {}
+    vigil::after_beat(process);
     BEATING.store(false, Release);
 }
 
@@ -58,8 +73,9 @@ pub fn after_fork() {
     BEATING.store(false, Release);
 }
 
-/// Empties slabs on which nothing has moved for the decay time.
-fn drain_idle(process: &Process) {
+/// Empties slabs on which nothing has moved for the decay time, and, when asked,
+/// those that have missed little since the last time.
+fn drain_idle(process: &Process, calm_too: bool) {
     let mut idle = 0;
     for cid in (0..process.slabs()).map(Cid) {
         let Some(mut slab) = state(cid).try_lock() else { continue };
@@ -73,6 +89,12 @@ fn drain_idle(process: &Process) {
             slab.quiet_beats = 0;
         }
         (slab.seen_misses, slab.seen_tops) = (slab.misses, tops);
+        if calm_too {
+            if slab.misses.wrapping_sub(slab.round_misses) < CALM_MISSES {
+                slab.quiet_beats = BEATS;
+            }
+            slab.round_misses = slab.misses;
+        }
         idle += u32::from(slab.quiet_beats >= BEATS);
     }
     if idle > 0 {

@@ -4,8 +4,9 @@
 //! `locked` (the same operations behind a lock), `process` (initialisation:
 //! which of the two, and why), `take_in` (a thread's first slow path),
 //! `cpu_cache` (what a miss does), `remote` (stopping another cid),
-//! `heartbeat` (what time does), `deferred` (frees that had to wait), `stray`
-//! (pointers outside the arena), `all_locks` (the whole allocator at rest).
+//! `heartbeat` (what time does), `vigil` (time for threads that only hit),
+//! `deferred` (frees that had to wait), `stray` (pointers outside the arena),
+//! `all_locks` (the whole allocator at rest).
 
 pub mod all_locks;
 pub mod cpu_cache;
@@ -18,3 +19,4 @@ pub mod sections;
 pub mod slab;
 pub mod stray;
 pub mod take_in;
+pub mod vigil;

@@ -38,7 +38,12 @@ pub fn take_in(process: &Process, words: &mut ThreadWords) {
     words.index = words.rseq + if process.index == Index::MmCid { MM_CID_AT } else { CPU_ID_AT };
     words.state = State::Sections;
     compiler_fence(SeqCst);
-    if !process.config.sees_all() {
+    admit(process, words);
+}
+
+/// Lets a thread's fast paths reach the slabs, if it may.
+pub fn admit(process: &Process, words: &mut ThreadWords) {
+    if words.state == State::Sections && !process.config.sees_all() {
         words.slabs = SLABS.load(Relaxed); // published by the process's initialisation
     }
 }

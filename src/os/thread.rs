@@ -8,6 +8,8 @@
 //! 24  state   0 unseen, 1 uses sections, 2 uses shards
 //! 28  shard   the shard of a thread that uses shards
 //! 32  inside  whether the thread is inside the allocator, see `Inside`
+//! 36  left    on watch: operations until the thread looks at the clock
+//! 38  looked  on watch: when it looked, in milliseconds
 //! 40  ranks   debug builds: counts of held locks, a byte a rank
 //! ```
 //! Only the thread itself reads or writes its words: its signal handlers too.
@@ -29,6 +31,8 @@ pub struct ThreadWords {
     pub state: State,
     pub shard: u32,
     inside: AtomicU32,
+    pub left: u16,
+    pub looked_ms: u16,
     ranks: [u8; 8],
 }
 
