@@ -66,6 +66,8 @@ pub struct Config {
     pub slab_bytes: u32,
     /// The time in which unused free memory goes back to the kernel.
     pub decay_ms: u32,
+    /// A thread of the allocator's own beats.
+    pub background: bool,
     /// Whether hugepages are asked for at all.
     pub thp: bool,
     /// From what heap size on hugepages are asked for.
@@ -77,7 +79,7 @@ pub struct Config {
 }
 
 /// Every option, in the order in which they are shown.
-pub static OPTIONS: [OptionSpec; 11] = [
+pub static OPTIONS: [OptionSpec; 12] = [
     OptionSpec {
         name: "CIDALLOC_STATS",
         unit: "-",
@@ -157,6 +159,14 @@ pub static OPTIONS: [OptionSpec; 11] = [
         set: |c, v| number(v, 0, 3_600_000).map(|n| c.decay_ms = n as u32).is_some(),
     },
     OptionSpec {
+        name: "CIDALLOC_BACKGROUND",
+        unit: "-",
+        range: "off, on",
+        default: "off",
+        meaning: "a thread that gives free memory back while the program makes no call at all",
+        set: |c, v| pick(v, &[(b"off", false), (b"on", true)], &mut c.background),
+    },
+    OptionSpec {
         name: "CIDALLOC_THP",
         unit: "-",
         range: "0, 1",
@@ -214,6 +224,7 @@ impl Config {
         index: IndexChoice::Auto,
         slab_bytes: 2 << 20,
         decay_ms: 1000,
+        background: false,
         thp: true,
         thp_after_bytes: 16 << 20,
         keep_deepbind: false,
@@ -340,7 +351,7 @@ mod tests {
     fn values_of(c: &Config) -> impl PartialEq + core::fmt::Debug {
         (
             (c.stats, c.count, c.check, c.rseq, c.index, c.slab_bytes, c.decay_ms),
-            (c.thp, c.thp_after_bytes, c.keep_deepbind, c.fail),
+            (c.background, c.thp, c.thp_after_bytes, c.keep_deepbind, c.fail),
         )
     }
 }

@@ -18,7 +18,7 @@
 #![allow(unsafe_code)]
 
 use crate::check;
-use crate::front::{all_locks, process, take_in};
+use crate::front::{all_locks, background, heartbeat, process, take_in};
 use crate::os::thread::{self, Inside, State};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicBool, compiler_fence};
@@ -92,7 +92,8 @@ extern "C" fn child() {
     release(streams::reset);
     // SAFETY: this thread's words.
     take_in::after_fork(unsafe { &*thread::words() });
-    crate::front::heartbeat::after_fork();
+    heartbeat::after_fork();
+    background::after_fork();
 }
 
 /// glibc's lock of the list of all streams; other C libraries have none of the

@@ -16,6 +16,8 @@ mod deepbind;
 mod life;
 #[path = "process/loading.rs"]
 mod loading;
+#[path = "process/returns.rs"]
+mod returns;
 #[path = "process/signals.rs"]
 mod signals;
 #[path = "process/stack.rs"]

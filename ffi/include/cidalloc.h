@@ -31,6 +31,7 @@
  *   CIDALLOC_INDEX=WHICH      what picks a thread's cache. auto: the best the kernel offers (default);
  *                             mm_cid, cpu_id: an id kept by rseq; shard: none kept by rseq, locks instead
  *   CIDALLOC_SLAB_BYTES=BYTES what one cache may keep at the most
+ *   CIDALLOC_BACKGROUND=on    a thread gives free memory back while the program makes no call at all
  *   CIDALLOC_DECAY_MS=MS      time after which free memory that stays unused goes back to the kernel
  *   CIDALLOC_THP=0            never ask the kernel for transparent hugepages
  *   CIDALLOC_THP_AFTER=BYTES  the heap size from which on hugepages are asked for

@@ -75,6 +75,8 @@ struct Policy {
     moves: bool,
     /// MADV_DONTNEED leaves zeros behind; `None` until it was tried.
     zeroes: Option<bool>,
+    /// How much may be free before memory waits to go back.
+    patience: Patience,
     /// Mapped memory counts against a limit: map no more than asked for.
     frugal: bool,
 }
@@ -105,10 +107,26 @@ const EXTEND_MOST: u32 = 32;
 /// all memory is locked, no other would be.
 const REFUSALS_MOST: u32 = 16;
 
-/// Memory waits to go back when more than a quarter of what is in use and this
-/// lies free, until no more than a sixteenth and that has lain idle.
-const WAITS_PAGES: usize = (8 << 20) / PAGE_BYTES;
-const CALM_PAGES: usize = (1 << 20) / PAGE_BYTES;
+/// An amount that follows the heap: `1 / share` of the pages in use, and some.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    share: usize,
+    more_pages: usize,
+}
+
+impl Patience {
+    /// Above this memory waits to go back, where it costs all threads time, …
+    const WATCH: Patience = Patience { share: 4, more_pages: (8 << 20) / PAGE_BYTES };
+    /// … or only the background thread's; …
+    const THREAD: Patience = Patience { share: 16, more_pages: (2 << 20) / PAGE_BYTES };
+    /// … and up to this it waits no more.
+    const CALM: Patience = Patience { share: 16, more_pages: (1 << 20) / PAGE_BYTES };
+
+    fn pages(self, in_use: usize) -> usize {
+        in_use / self.share + self.more_pages
+    }
+}
+
 /// Hugepages given back under one hold of the lock.
 const SLICE_HUGEPAGES: u32 = 16;
 
@@ -143,6 +161,7 @@ impl PageHeap {
             os_page_bytes: PAGE_BYTES,
             moves: false,
             zeroes: None,
+            patience: Patience::WATCH,
             frugal: false,
         },
         filler_low_pages: 0,
@@ -176,6 +195,7 @@ impl PageHeap {
             os_page_bytes: machine.os_page_bytes,
             moves: machine.moves_mappings,
             zeroes: None,
+            patience: if config.background { Patience::THREAD } else { Patience::WATCH },
             frugal: machine.address_limit_bytes.is_some()
                 || machine.data_limited
                 || machine.strict_overcommit,
@@ -444,7 +464,7 @@ impl PageHeap {
             self.release.refused = done == 0;
         }
         let more = self.release.due_hugepages > 0 || self.release.due_pages > 0;
-        let little = self.idle_pages() <= self.counts.in_use_pages / 16 + CALM_PAGES;
+        let little = self.idle_pages() <= Patience::CALM.pages(self.counts.in_use_pages);
         if self.release.refused || (little && !more) {
             MEMORY_WAITS.store(false, Relaxed);
         }
@@ -458,7 +478,7 @@ impl PageHeap {
 
     /// Notes after a free whether much memory waits to go back.
     fn note_idle(&self) {
-        if self.idle_pages() > self.counts.in_use_pages / 4 + WAITS_PAGES
+        if self.idle_pages() > self.policy.patience.pages(self.counts.in_use_pages)
             && !self.release.refused
             && !MEMORY_WAITS.load(Relaxed)
         {

@@ -46,7 +46,7 @@ pub fn beat(process: &Process) {
 
 /// The same for a caller that has looked at the clock.
 pub fn beat_at(process: &Process, now: u64) {
-    let due = u64::from(process.config.decay_ms / BEATS);
+    let due = due_ms(process);
     // Relaxed: a wrong answer makes a beat early or late.
     if now.saturating_sub(LAST_MS.load(Relaxed)) < due {
         return;
@@ -66,6 +66,11 @@ pub fn beat_at(process: &Process, now: u64) {
     while PAGE_HEAP.lock().release_slice() {}
     vigil::after_beat(process);
     BEATING.store(false, Release);
+}
+
+/// The time between two beats.
+pub fn due_ms(process: &Process) -> u64 {
+    u64::from(process.config.decay_ms / BEATS)
 }
 
 /// In a forked child: a beat that another thread was in will never end.

@@ -5,10 +5,12 @@
 //! which of the two, and why), `take_in` (a thread's first slow path),
 //! `cpu_cache` (what a miss does), `remote` (stopping another cid),
 //! `heartbeat` (what time does), `vigil` (time for threads that only hit),
+//! `background` (the same in a thread of its own, an option),
 //! `deferred` (frees that had to wait), `stray` (pointers outside the arena),
 //! `all_locks` (the whole allocator at rest).
 
 pub mod all_locks;
+pub mod background;
 pub mod cpu_cache;
 pub mod deferred;
 pub mod heartbeat;

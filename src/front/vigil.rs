@@ -14,7 +14,7 @@
 
 use crate::back::page_heap::MEMORY_WAITS;
 use crate::front::process::Process;
-use crate::front::{cpu_cache, heartbeat, remote, take_in};
+use crate::front::{background, cpu_cache, heartbeat, remote, take_in};
 use crate::os::sys;
 use crate::os::thread::{self, State, ThreadWords};
 use crate::units::ClassId;
@@ -76,6 +76,9 @@ pub fn look(process: &Process, words: &mut ThreadWords) {
 
 #[cold]
 fn watch(process: &Process, words: &mut ThreadWords) {
+    if background::takes_over() {
+        return;
+    }
     if words.state != State::Sections || process.config.sees_all() {
         return heartbeat::count_large(process);
     }

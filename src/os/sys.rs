@@ -210,6 +210,33 @@ pub fn current_break() -> usize {
 /// The kernel's signal sets are words of 64 bits.
 const SIGNAL_SET_BYTES: usize = 8;
 
+/// Blocks signals (a bit each, signal 1 lowest) in this thread; what was blocked.
+pub fn block_signals(set: u64) -> u64 {
+    change_signals(libc::SIG_BLOCK, set)
+}
+
+/// Blocks exactly these signals in this thread.
+pub fn set_signals(set: u64) {
+    change_signals(libc::SIG_SETMASK, set);
+}
+
+fn change_signals(how: c_int, set: u64) -> u64 {
+    let mut before = 0u64;
+    // SAFETY: the kernel reads and writes one word each.
+    let _ = unsafe {
+        syscall!(libc::SYS_rt_sigprocmask, how, &raw const set, &raw mut before, SIGNAL_SET_BYTES)
+    };
+    before
+}
+
+/// Sleeps, or less where a signal comes.
+pub fn sleep_ms(ms: u64) {
+    let time =
+        libc::timespec { tv_sec: (ms / 1000) as i64, tv_nsec: (ms % 1000 * 1_000_000) as i64 };
+    // SAFETY: the kernel reads the time.
+    let _ = unsafe { syscall!(libc::SYS_nanosleep, &raw const time, 0) };
+}
+
 /// Sends a signal to this thread, which must not have it blocked.
 pub fn raise(signal: c_int) {
     let set = 1u64 << (signal - 1);

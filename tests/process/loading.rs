@@ -122,6 +122,7 @@ const IMPORTS: [&str; 25] = [
     "__libc_free",
     "__libc_realloc",
     "dlsym",
+    "pthread_create",
     "fwrite",
     "___dlopen",
     // The C++ library's, to throw with.
