@@ -1,7 +1,8 @@
 //! The back: address space, hugepages, pages, spans.
 //!
 //! Bottom up: `region` (address space that grows), `address_space` (where the
-//! regions lie), `page_map` (page → class and span), `span` (records),
+//! regions lie), `page_map` (page → class and span), `span` (records), `records`
+//! (their memory),
 //! `huge_page` (what is known of each 2 MiB), `huge_filler` (spans packed into
 //! hugepages), `huge_cache` (whole free hugepages), `page_heap` (the lock and
 //! the operations over all of them), `large` (blocks above the classes),
@@ -15,5 +16,6 @@ pub mod huge_page;
 pub mod large;
 pub mod page_heap;
 pub mod page_map;
+pub mod records;
 pub mod region;
 pub mod span;

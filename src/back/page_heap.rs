@@ -16,6 +16,7 @@ use crate::back::huge_cache::HugeRanges;
 use crate::back::huge_filler::{Freed, HugeFiller};
 use crate::back::huge_page::{Advice, HugePage, HugeState, HugeTable, PageSet};
 use crate::back::page_map::PAGE_MAP;
+use crate::back::records::Records;
 use crate::back::span::{self, Span};
 use crate::config::Config;
 use crate::os::lock::{Lock, Rank};
@@ -25,7 +26,7 @@ use crate::size_class;
 use crate::units::{
     ClassId, HUGE_BYTES, HUGE_SHIFT, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages,
 };
-use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
+use core::ptr::with_exposed_provenance_mut;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicUsize};
 
@@ -46,7 +47,7 @@ pub struct PageHeap {
     pub(super) filler: HugeFiller,
     pub(super) warm: HugeRanges,
     cold: HugeRanges,
-    units: UnitPool,
+    records: Records,
     policy: Policy,
     /// The least of the filler's free dirty pages since the last look.
     filler_low_pages: u32,
@@ -154,7 +155,7 @@ impl PageHeap {
         filler: HugeFiller::EMPTY,
         warm: HugeRanges::new(true),
         cold: HugeRanges::new(false),
-        units: UnitPool { next: 1, permanent: 0, free: [0; UnitPool::KINDS] },
+        records: Records::NONE,
         policy: Policy {
             thp: Thp::Never,
             thp_after_bytes: 0,
@@ -491,7 +492,7 @@ impl PageHeap {
         let info = size_class::info(class);
         let record = self.new_record(span::units_for(info.objects as usize))?;
         let Some((page, _)) = self.take_pages(info.span_pages as u32, 1) else {
-            self.units.put(record, span::units_for(info.objects as usize));
+            self.put_record(record, span::units_for(info.objects as usize));
             return None;
         };
         let at = Span::at(record);
@@ -517,7 +518,7 @@ impl PageHeap {
     }
 
     pub(super) fn new_record(&mut self, units: u8) -> Option<u32> {
-        self.units.take(&mut self.space, units)
+        self.records.take(&mut self.space.units, units)
     }
 
     /// # Safety
@@ -525,19 +526,20 @@ impl PageHeap {
     pub(super) unsafe fn free_record(&mut self, at: *mut Span) {
         // SAFETY: the caller's duty.
         let (unit, units) = unsafe { ((*at).unit(), (*at).units()) };
-        self.units.put(unit, units);
+        self.put_record(unit, units);
+    }
+
+    fn put_record(&mut self, unit: u32, units: u8) {
+        let Policy { zeroes, os_page_bytes, .. } = &mut self.policy;
+        self.records.put(unit, units, |addr, len_bytes| {
+            *os_page_bytes <= len_bytes && give_back(zeroes, addr, len_bytes)
+        });
     }
 
     /// Memory for a record of another layer, 128 bytes at a multiple of 128,
     /// zero, never unmapped and never given back.
     pub fn permanent_record(&mut self) -> Option<usize> {
-        // Two units, or three where the first lies across.
-        let unit = self.units.next + self.units.next % 2;
-        if !self.space.units.ensure((unit as usize + 2) * span::UNIT_BYTES) {
-            return None;
-        }
-        self.units.permanent += unit + 2 - self.units.next;
-        self.units.next = unit + 2;
+        let unit = self.records.take_permanent(&mut self.space.units)?;
         Some(span::unit_addr(unit))
     }
 
@@ -552,7 +554,7 @@ impl PageHeap {
             free: free_pages * PAGE_BYTES + warm,
             returned: (filler_free - free_pages) * PAGE_BYTES
                 + ((self.cold.total as usize) << HUGE_SHIFT),
-            records: (self.units.next as usize) * span::UNIT_BYTES
+            records: self.records.bytes()
                 + self.table.count as usize * size_of::<HugePage>()
                 + s.arena.mapped_bytes / PAGE_BYTES * 5,
             hugepages_in_use: self.table.count - self.warm.total - self.cold.total,
@@ -588,46 +590,6 @@ fn give_back(zeroes: &mut Option<bool>, addr: usize, len_bytes: usize) -> bool {
 /// The address of a hugepage.
 pub fn huge_addr(id: HugeId) -> usize {
     PAGE_MAP.addr_of(id.first_page())
-}
-
-/// Span records' units: bump allocation and a free list per record size.
-#[derive(Debug)]
-struct UnitPool {
-    /// The first unit never used; unit 0 stays unused, it means "none".
-    next: u32,
-    /// Units that will never be free again, or were left out.
-    permanent: u32,
-    /// Free records of n units, linked through their first word.
-    free: [u32; UnitPool::KINDS],
-}
-
-impl UnitPool {
-    const KINDS: usize = 4;
-
-    fn take(&mut self, space: &mut AddressSpace, units: u8) -> Option<u32> {
-        let head = self.free.get_mut(units as usize)?;
-        if *head != 0 {
-            let unit = *head;
-            // SAFETY: a free record holds the next one's unit.
-            *head = unsafe { *with_exposed_provenance(span::unit_addr(unit)) };
-            return Some(unit);
-        }
-        let unit = self.next;
-        let end = unit.checked_add(u32::from(units))?;
-        if !space.units.ensure(end as usize * span::UNIT_BYTES) {
-            return None;
-        }
-        self.next = end;
-        Some(unit)
-    }
-
-    fn put(&mut self, unit: u32, units: u8) {
-        if let Some(head) = self.free.get_mut(units as usize) {
-            // SAFETY: the record is free: its first word is ours.
-            unsafe { *with_exposed_provenance_mut(span::unit_addr(unit)) = *head };
-            *head = unit;
-        }
-    }
 }
 
 /// A block of whole hugepages changes state; the tail goes to the filler.

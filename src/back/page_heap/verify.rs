@@ -10,7 +10,7 @@ use crate::back::huge_filler::Totals;
 #[cfg(test)]
 use crate::back::huge_page::HugePage;
 use crate::back::huge_page::{HugeState, PageSet};
-use crate::back::page_heap::{IN_USE_BYTES, PEAK_BYTES, PageHeap, UnitPool, huge_addr};
+use crate::back::page_heap::{IN_USE_BYTES, PEAK_BYTES, PageHeap, huge_addr};
 use crate::back::page_map::PAGE_MAP;
 use crate::back::span::{self, Span};
 use crate::census::{Broken, Kind};
@@ -74,17 +74,16 @@ impl PageHeap {
 
     /// The record at a unit, if that is one that can be read.
     pub fn record(&self, unit: u32) -> Option<*mut Span> {
-        let used = |unit: u32| unit > 0 && unit < self.units.next;
-        if !used(unit) {
+        if !self.records.holds(unit, 1) {
             return None;
         }
         let at = Span::at(unit);
-        // SAFETY: units below `next` are mapped and were written as records (or
+        // SAFETY: units in use are mapped and were written as records (or
         // as something else, whose bytes are checked like a record's).
         let (class, units) = unsafe { ((*at).class.index(), u32::from((*at).units())) };
         let right = class < size_class::COUNT
             && units == u32::from(span::units_for(info(ClassId(class as u8)).objects as usize))
-            && used(unit + units - 1);
+            && self.records.holds(unit, units);
         right.then_some(at)
     }
 
@@ -257,38 +256,8 @@ impl PageHeap {
         found.same(Kind::SpanCount, none, 0, counts.spans as usize, spans);
         let blocks = tally.large_blocks as usize;
         found.same(Kind::LargeCount, none, 0, counts.large_blocks as usize, blocks);
-        let units = 1 + tally.units + self.units.permanent + self.units.verify(found);
-        found.same(Kind::UnitSum, none, 0, self.units.next as usize, units as usize);
+        self.records.verify(tally.units, found);
     }
-}
-
-impl UnitPool {
-    /// Checks the lists of free records; how many units they have.
-    fn verify(&self, found: &mut Broken) -> u32 {
-        let mut free = 0;
-        for (units, &head) in (0..).zip(&self.free) {
-            let mut unit = head;
-            while unit != 0 {
-                let inside = units > 0 && unit + units <= self.next;
-                // More than there are: a loop.
-                if !inside || free + units >= self.next || is_live(unit) {
-                    found.check(false, Kind::UnitList, ClassId::NONE, unit as usize);
-                    break;
-                }
-                free += units;
-                // SAFETY: a free record holds the next one's unit.
-                unit = unsafe { *core::ptr::with_exposed_provenance(span::unit_addr(unit)) };
-            }
-        }
-        free
-    }
-}
-
-/// Whether the page map names the record at a unit (below `next`).
-fn is_live(unit: u32) -> bool {
-    // SAFETY: mapped; a free record has kept all but its first word.
-    let page = unsafe { (*Span::at(unit)).page };
-    (page.0 as usize) < PAGE_MAP.count() && PAGE_MAP.span_unit(page) == unit
 }
 
 #[cfg(test)]
@@ -345,12 +314,9 @@ impl PageHeap {
             plant(Kind::InUse, &mut || (*heap).counts.in_use_pages ^= 1);
             plant(Kind::SpanCount, &mut || (*heap).counts.spans ^= 1);
             plant(Kind::LargeCount, &mut || (*heap).counts.large_blocks ^= 1);
-            plant(Kind::UnitSum, &mut || (*heap).units.permanent ^= 1);
-            // A live record on a free list.
-            let pages = (0..PAGE_MAP.count() as u32).map(PageId);
-            let mut live = pages.map(|p| PAGE_MAP.span_unit(p)).find(|u| *u != 0).expect("a span");
-            let head = &raw mut (*heap).units.free[1];
-            plant(Kind::UnitList, &mut || live = core::mem::replace(&mut *head, live));
+            for kind in [Kind::UnitSum, Kind::UnitList] {
+                plant(kind, &mut || (*heap).records.plant(kind));
+            }
         }
     }
 }
