@@ -128,7 +128,7 @@ pub fn verify() {
 pub fn live_objects(stats: &Stats) -> [u64; 256] {
     let mut live = [0; 256];
     for (live, c) in live.iter_mut().zip(stats.classes.iter()) {
-        let kept = c.central_free as u64 + c.transfer as u64 + c.cached as u64;
+        let kept = c.central_free + c.transfer + c.cached;
         let objects = c.objects as u64;
         assert!(kept <= objects, "class of {} bytes: {kept} kept of {objects}", c.size_bytes);
         *live = objects - kept;
