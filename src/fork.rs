@@ -141,7 +141,7 @@ pub extern "C" fn lend() -> Lent {
     }
     let lent = Lent { slabs: words.slabs, state: words.state as usize };
     // For a handler: no slabs before the state changes, nor after.
-    (words.slabs, words.left) = (0, 0);
+    (words.slabs, words.watched) = (0, 0);
     compiler_fence(SeqCst);
     if words.state == State::Sections {
         words.state = State::Shards;

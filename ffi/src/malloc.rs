@@ -63,9 +63,17 @@ pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
 /// See [`free`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
+    // Many programs allocate by realloc alone: no frame for that.
     if ptr.is_null() {
         return malloc(size);
     }
+    // SAFETY: the caller's duty.
+    unsafe { resize(ptr, size) }
+}
+
+/// [`realloc`] of a block.
+#[inline(never)]
+unsafe fn resize(ptr: *mut c_void, size: usize) -> *mut c_void {
     if size == 0 {
         // As glibc: the block is freed.
         // SAFETY: the caller's duty.

@@ -449,6 +449,17 @@ impl PageHeap {
         self.filler_low_pages = self.filler.free_dirty_pages;
     }
 
+    /// Makes all that is free due.
+    pub fn release_all_soon(&mut self) {
+        self.release.due_hugepages = self.warm.total;
+        self.release.due_pages = self.filler.free_dirty_pages;
+    }
+
+    /// All has gone back that can.
+    pub fn nothing_waits(&mut self) {
+        MEMORY_WAITS.store(false, Relaxed);
+    }
+
     /// Gives back some of what is due; whether more is. Not all at once: others
     /// wait for the lock.
     pub fn release_slice(&mut self) -> bool {

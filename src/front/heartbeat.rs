@@ -73,6 +73,20 @@ pub fn due_ms(process: &Process) -> u64 {
     u64::from(process.config.decay_ms / BEATS)
 }
 
+/// Gives back all that waits, but not more than once in the decay time: it may be
+/// needed again.
+pub fn release_soon(process: &Process, now: u64) {
+    static LAST_MS: AtomicU64 = AtomicU64::new(0);
+    // Relaxed: a wrong answer releases once more.
+    if now.saturating_sub(LAST_MS.load(Relaxed)) < u64::from(process.config.decay_ms) {
+        return;
+    }
+    LAST_MS.store(now, Relaxed);
+    PAGE_HEAP.lock().release_all_soon();
+    while PAGE_HEAP.lock().release_slice() {}
+    vigil::after_beat(process);
+}
+
 /// In a forked child: a beat that another thread was in will never end.
 pub fn after_fork() {
     BEATING.store(false, Release);
@@ -116,5 +130,6 @@ pub fn release_all(process: &Process) -> bool {
     let mut heap = PAGE_HEAP.lock();
     let cooled = heap.cool(u32::MAX);
     let released = heap.subrelease(u32::MAX);
+    heap.nothing_waits();
     drained + cooled + released > 0
 }

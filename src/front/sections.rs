@@ -3,13 +3,14 @@
 //!
 //! # Safety
 //! A section runs on the slab of the id that its thread holds: `slabs` in the
-//! thread words is 0 unless `index` and `rseq` belong to a registered thread.
+//! thread words, and `watched`, is 0 unless `index` and `rseq` belong to a registered
+//! thread.
 
 #![allow(unsafe_code)]
 
 use crate::front::slab::{BEGIN_AT, END_AT, LIMITS_AT, SLAB_SHIFT};
 use crate::os::rseq::{RSEQ_CS_AT, SIGNATURE};
-use crate::os::thread::{INDEX_AT, RSEQ_AT, SLABS_AT, ThreadWords};
+use crate::os::thread::{INDEX_AT, RSEQ_AT, SLABS_AT, ThreadWords, WATCHED_AT};
 use core::arch::asm;
 
 #[cfg(target_arch = "x86_64")]
@@ -31,31 +32,71 @@ macro_rules! sequence {
     };
 }
 
+macro_rules! pop {
+    ($class_at:ident, $slabs_at:ident) => {{
+        let object: usize;
+        // SAFETY: the sequence writes `rseq_cs` and `cur`, as argued in asm/README.md.
+        unsafe {
+            asm!(
+                sequence!("pop.s"),
+                class_at = in(reg) $class_at,
+                object = out(reg) object,
+                slab = out(reg) _,
+                cur = out(reg) _,
+                rseq = out(reg) _,
+                SLABS_AT = const $slabs_at,
+                INDEX_AT = const INDEX_AT,
+                RSEQ_AT = const RSEQ_AT,
+                RSEQ_CS_AT = const RSEQ_CS_AT,
+                SLAB_SHIFT = const SLAB_SHIFT,
+                BEGIN_AT = const BEGIN_AT,
+                SIGNATURE = const SIGNATURE,
+                options(nostack)
+            );
+        }
+        object
+    }};
+}
+
+macro_rules! push {
+    ($class_at:ident, $object:ident, $slabs_at:ident) => {{
+        let done: usize;
+        // SAFETY: the sequence writes `rseq_cs`, one free slot and `cur`, as argued
+        // in asm/README.md; the object is the caller's to give up.
+        unsafe {
+            asm!(
+                sequence!("push.s"),
+                class_at = in(reg) $class_at,
+                object = in(reg) $object,
+                done = out(reg) done,
+                slab = out(reg) _,
+                rseq = out(reg) _,
+                desc = out(reg) _,
+                SLABS_AT = const $slabs_at,
+                INDEX_AT = const INDEX_AT,
+                RSEQ_AT = const RSEQ_AT,
+                RSEQ_CS_AT = const RSEQ_CS_AT,
+                SLAB_SHIFT = const SLAB_SHIFT,
+                END_AT = const END_AT,
+                SIGNATURE = const SIGNATURE,
+                options(nostack)
+            );
+        }
+        done != 0
+    }};
+}
+
 /// Takes the top object of the class whose header is at `class_at`; 0 when the
 /// slab is empty, stopped, or not for this thread.
 #[inline(always)]
 pub fn pop(class_at: usize) -> usize {
-    let object: usize;
-    // SAFETY: the sequence writes `rseq_cs` and `cur`, as argued in asm/README.md.
-    unsafe {
-        asm!(
-            sequence!("pop.s"),
-            class_at = in(reg) class_at,
-            object = out(reg) object,
-            slab = out(reg) _,
-            cur = out(reg) _,
-            rseq = out(reg) _,
-            SLABS_AT = const SLABS_AT,
-            INDEX_AT = const INDEX_AT,
-            RSEQ_AT = const RSEQ_AT,
-            RSEQ_CS_AT = const RSEQ_CS_AT,
-            SLAB_SHIFT = const SLAB_SHIFT,
-            BEGIN_AT = const BEGIN_AT,
-            SIGNATURE = const SIGNATURE,
-            options(nostack)
-        );
-    }
-    object
+    pop!(class_at, SLABS_AT)
+}
+
+/// The same for a thread on watch; 0 for others.
+#[inline(always)]
+pub fn pop_watched(class_at: usize) -> usize {
+    pop!(class_at, WATCHED_AT)
 }
 
 /// Puts an object on top of its class; false when the slab is full, stopped,
@@ -65,29 +106,16 @@ pub fn pop(class_at: usize) -> usize {
 /// `object` is a block of the class, the caller's to give up.
 #[inline(always)]
 pub unsafe fn push(class_at: usize, object: usize) -> bool {
-    let done: usize;
-    // SAFETY: the sequence writes `rseq_cs`, one free slot and `cur`, as argued
-    // in asm/README.md.
-    unsafe {
-        asm!(
-            sequence!("push.s"),
-            class_at = in(reg) class_at,
-            object = in(reg) object,
-            done = out(reg) done,
-            slab = out(reg) _,
-            rseq = out(reg) _,
-            desc = out(reg) _,
-            SLABS_AT = const SLABS_AT,
-            INDEX_AT = const INDEX_AT,
-            RSEQ_AT = const RSEQ_AT,
-            RSEQ_CS_AT = const RSEQ_CS_AT,
-            SLAB_SHIFT = const SLAB_SHIFT,
-            END_AT = const END_AT,
-            SIGNATURE = const SIGNATURE,
-            options(nostack)
-        );
-    }
-    done != 0
+    push!(class_at, object, SLABS_AT)
+}
+
+/// The same for a thread on watch; false for others.
+///
+/// # Safety
+/// As [`push`].
+#[inline(always)]
+pub unsafe fn push_watched(class_at: usize, object: usize) -> bool {
+    push!(class_at, object, WATCHED_AT)
 }
 
 /// A batch sequence: `$limit` is the limit that it compares with.

@@ -5,7 +5,8 @@
 //! waits to go back, threads are *on watch*: their words have no slabs, so every
 //! operation misses. The miss does it in a section all the same, and after a
 //! number of them the thread looks at the clock. Threads whose operations come
-//! rarely look each time.
+//! rarely look each time; one that does very many without a miss needs nothing
+//! of what waits, and it goes back at once.
 //!
 //! A thread goes on watch in a slow path of its own, as only it may write its
 //! words. Others are brought to one by stopping all headers once a beat.
@@ -14,7 +15,8 @@
 
 use crate::back::page_heap::MEMORY_WAITS;
 use crate::front::process::Process;
-use crate::front::{background, cpu_cache, heartbeat, remote, take_in};
+use crate::front::slab::{self, SLABS};
+use crate::front::{background, heartbeat, remote, sections, take_in};
 use crate::os::sys;
 use crate::os::thread::{self, State, ThreadWords};
 use crate::units::ClassId;
@@ -23,43 +25,41 @@ use core::sync::atomic::Ordering::Relaxed;
 
 /// Operations of a busy thread between two looks at the clock, and what a miss
 /// counts for.
-const BUSY_LEFT: u16 = 64;
-const MISS_LEFT: u16 = 8;
+const BUSY_LEFT: u16 = 128;
+const MISS_LEFT: u16 = 16;
 /// A thread that has not looked for so long does not work much.
 const RARE_MS: u16 = 8;
+/// A thread that has looked so often in a row, busy and without a miss, needs
+/// nothing of what waits: it goes back at once.
+const BUSY_LOOKS: u16 = 512;
 /// The headers were stopped since memory began to wait.
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// Takes an object for a thread on watch; 0 if it is not, if it should look at
 /// the clock, or if there is none.
-#[inline]
+#[inline(always)]
 pub fn pop(class: ClassId) -> usize {
-    match on_watch(class) {
-        Some(words) => cpu_cache::pop(words, class),
-        None => 0,
-    }
+    if on_watch() { sections::pop_watched(slab::class_at(class)) } else { 0 }
 }
 
 /// Puts an object back for a thread on watch; whether that was done.
 ///
 /// # Safety
 /// `object` is a block of the class, the caller's to give up.
-#[inline]
+#[inline(always)]
 pub unsafe fn push(class: ClassId, object: usize) -> bool {
     // SAFETY: the caller's duty.
-    on_watch(class).is_some_and(|words| unsafe { cpu_cache::push(words, class, object) })
+    on_watch() && unsafe { sections::push_watched(slab::class_at(class), object) }
 }
 
-#[inline]
-fn on_watch(class: ClassId) -> Option<&'static ThreadWords> {
+#[inline(always)]
+fn on_watch() -> bool {
     // SAFETY: the thread's own words; they live as long as it does. A handler
     // that comes in between makes the count wrong by its own operations.
     let words = unsafe { &mut *thread::words() };
-    if words.left == 0 || class == ClassId::NONE {
-        return None;
-    }
-    words.left -= 1;
-    Some(words)
+    let more = words.left != 0;
+    words.left = words.left.saturating_sub(1);
+    more
 }
 
 /// At the end of a slow path: puts the thread on watch, or takes it off. The
@@ -69,7 +69,7 @@ pub fn look(process: &Process, words: &mut ThreadWords) {
     if MEMORY_WAITS.load(Relaxed) {
         watch(process, words);
     } else if words.slabs == 0 {
-        words.left = 0;
+        (words.left, words.watched) = (0, 0);
         take_in::admit(process, words);
     }
 }
@@ -82,17 +82,28 @@ fn watch(process: &Process, words: &mut ThreadWords) {
     if words.state != State::Sections || process.config.sees_all() {
         return heartbeat::count_large(process);
     }
+    let missed = words.left > 0 || words.watched == 0;
     words.slabs = 0;
-    words.left = words.left.saturating_sub(MISS_LEFT);
+    words.watched = SLABS.load(Relaxed); // published by the process's initialisation
+    if missed {
+        words.busy = 0;
+        words.left = words.left.saturating_sub(MISS_LEFT);
+    }
     if words.left > 0 {
         return;
     }
     let now = sys::now_ms();
     let since_ms = (now as u16).wrapping_sub(words.looked_ms);
     words.looked_ms = now as u16;
-    words.left = if since_ms < RARE_MS { BUSY_LEFT } else { 0 };
+    let busy = since_ms < RARE_MS;
+    words.left = if busy { BUSY_LEFT } else { 0 };
+    words.busy = if busy { words.busy + 1 } else { 0 };
     if !STOPPED.swap(true, Relaxed) {
         remote::stop(process);
+    }
+    if words.busy >= BUSY_LOOKS {
+        words.busy = 0;
+        heartbeat::release_soon(process, now);
     }
     heartbeat::beat_at(process, now);
 }

@@ -10,7 +10,9 @@
 //! 32  inside  whether the thread is inside the allocator, see `Inside`
 //! 36  left    on watch: operations until the thread looks at the clock
 //! 38  looked  on watch: when it looked, in milliseconds
-//! 40  ranks   debug builds: counts of held locks, a byte a rank
+//! 40  watched on watch: base of the slabs, else 0
+//! 48  ranks   debug builds: counts of held locks, a byte a rank
+//! 52  busy    on watch: looks in a row that came soon, with no miss between
 //! ```
 //! Only the thread itself reads or writes its words: its signal handlers too.
 
@@ -33,7 +35,9 @@ pub struct ThreadWords {
     inside: AtomicU32,
     pub left: u16,
     pub looked_ms: u16,
-    ranks: [u8; 8],
+    pub watched: usize,
+    ranks: [u8; 4],
+    pub busy: u16,
 }
 
 /// How a thread reaches the slabs.
@@ -48,6 +52,7 @@ pub enum State {
 }
 
 pub const SLABS_AT: usize = offset_of!(ThreadWords, slabs);
+pub const WATCHED_AT: usize = offset_of!(ThreadWords, watched);
 pub const INDEX_AT: usize = offset_of!(ThreadWords, index);
 pub const RSEQ_AT: usize = offset_of!(ThreadWords, rseq);
 

@@ -204,6 +204,12 @@ impl Run {
     /// Does what is to be done at a point.
     fn arrived(&mut self, visit: &mut Visit) -> Outcome<()> {
         let section = visit.section;
+        // Behind the section may also be a thread that was turned away before it:
+        // on watch, the first copy is passed by for another.
+        if visit.aborts() && visit.point.part != Part::Inside && self.is_of_another(section) {
+            visit.armed = false;
+            return Ok(());
+        }
         // To pass the point the descriptor was taken away.
         visit.arrive(visit.aborts() && self.tracee.rseq_cs() == 0);
         if visit.aborts() && visit.since < visit.due {
@@ -310,6 +316,11 @@ impl Run {
         self.tracee.set_rseq_cs(section.descriptor);
         self.meanwhile(section)?;
         self.go_to(section.abort, &[], "the abort address")
+    }
+
+    fn is_of_another(&mut self, section: &Section) -> bool {
+        let at = self.tracee.rseq_cs();
+        at != 0 && at != section.descriptor
     }
 
     /// In a section `rseq_cs` names its descriptor, unless we took it away.
