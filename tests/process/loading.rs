@@ -100,7 +100,7 @@ fn python_opens_the_library_while_static_tls_lasts_and_else_gets_a_clear_error()
 
 /// What the library may take from others. All else is done by system calls of its own, so that wrappers
 /// which allocate are never met, nor the C library's locks.
-const IMPORTS: [&str; 25] = [
+const IMPORTS: [&str; 26] = [
     // Memory and strings: no state.
     "bcmp",
     "memcmp",
