@@ -82,6 +82,8 @@ pub fn release_soon(process: &Process, now: u64) {
         return;
     }
     LAST_MS.store(now, Relaxed);
+    // What is cached may be the last of many spans.
+    empty_caches(process);
     PAGE_HEAP.lock().release_all_soon();
     while PAGE_HEAP.lock().release_slice() {}
     vigil::after_beat(process);
@@ -123,13 +125,19 @@ fn drain_idle(process: &Process, calm_too: bool) {
 
 /// Sends everything free home and back to the kernel, now; whether anything was.
 pub fn release_all(process: &Process) -> bool {
-    let drained = remote::drain(process, |_, _| true);
-    for class in ClassId::all() {
-        transfer_cache::release_all(class);
-    }
+    let drained = empty_caches(process);
     let mut heap = PAGE_HEAP.lock();
     let cooled = heap.cool(u32::MAX);
     let released = heap.subrelease(u32::MAX);
     heap.nothing_waits();
     drained + cooled + released > 0
+}
+
+/// Sends home what slabs and transfer caches hold; how many slabs held something.
+fn empty_caches(process: &Process) -> u32 {
+    let drained = remote::drain(process, |_, _| true);
+    for class in ClassId::all() {
+        transfer_cache::release_all(class);
+    }
+    drained
 }

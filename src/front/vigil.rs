@@ -23,8 +23,8 @@ use crate::units::ClassId;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 
-/// Operations of a busy thread between two looks at the clock, and what a miss
-/// counts for.
+/// The most operations of a busy thread between two looks at the clock, and what
+/// a miss counts for.
 const BUSY_LEFT: u16 = 128;
 const MISS_LEFT: u16 = 16;
 /// A thread that has not looked for so long does not work much.
@@ -95,9 +95,9 @@ fn watch(process: &Process, words: &mut ThreadWords) {
     let now = sys::now_ms();
     let since_ms = (now as u16).wrapping_sub(words.looked_ms);
     words.looked_ms = now as u16;
-    let busy = since_ms < RARE_MS;
-    words.left = if busy { BUSY_LEFT } else { 0 };
-    words.busy = if busy { words.busy + 1 } else { 0 };
+    // Ever more from look to look: a few calls in a row are not yet work.
+    words.busy = if since_ms < RARE_MS { words.busy + 1 } else { 0 };
+    words.left = BUSY_LEFT.min(1 << words.busy.min(15)) - 1;
     if !STOPPED.swap(true, Relaxed) {
         remote::stop(process);
     }
