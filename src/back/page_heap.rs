@@ -116,10 +116,14 @@ struct Patience {
 }
 
 impl Patience {
-    /// Above this memory waits to go back, where it costs all threads time, …
-    const WATCH: Patience = Patience { share: 4, more_pages: (8 << 20) / PAGE_BYTES };
+    /// Above this memory waits to go back as soon as it is free, where that costs
+    /// all threads time, …
+    const WATCH: Patience = Patience { share: 4, more_pages: (64 << 20) / PAGE_BYTES };
     /// … or only the background thread's; …
     const THREAD: Patience = Patience { share: 16, more_pages: (2 << 20) / PAGE_BYTES };
+    /// … above this when it has lain idle from one look to the next: programs that
+    /// take again what they have freed do not wait for anything; …
+    const IDLE: Patience = Patience { share: 4, more_pages: (8 << 20) / PAGE_BYTES };
     /// … and up to this it waits no more.
     const CALM: Patience = Patience { share: 16, more_pages: (1 << 20) / PAGE_BYTES };
 
@@ -445,6 +449,10 @@ impl PageHeap {
         let idle = Some(self.filler_low_pages).filter(|n| *n >= PAGES_PER_HUGE / 2).unwrap_or(0);
         release.step_pages = next_step(release.step_pages, idle, parts);
         release.due_pages = release.step_pages.min(idle);
+        let idle = (self.warm.low * PAGES_PER_HUGE + self.filler_low_pages) as usize;
+        if idle > Patience::IDLE.pages(self.counts.in_use_pages) && !self.release.refused {
+            MEMORY_WAITS.store(true, Relaxed);
+        }
         self.warm.low = self.warm.total;
         self.filler_low_pages = self.filler.free_dirty_pages;
     }

@@ -23,10 +23,9 @@ use crate::units::ClassId;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 
-/// The most operations of a busy thread between two looks at the clock, and what
-/// a miss counts for.
-const BUSY_LEFT: u16 = 128;
-const MISS_LEFT: u16 = 16;
+/// The looks of a busy thread from which on 2 to their power operations pass
+/// between two.
+const BUSY_FULL: u16 = 7;
 /// A thread that has not looked for so long does not work much.
 const RARE_MS: u16 = 8;
 /// A thread that has looked so often in a row, busy and without a miss, needs
@@ -82,14 +81,11 @@ fn watch(process: &Process, words: &mut ThreadWords) {
     if words.state != State::Sections || process.config.sees_all() {
         return heartbeat::count_large(process);
     }
-    let missed = words.left > 0 || words.watched == 0;
     words.slabs = 0;
     words.watched = SLABS.load(Relaxed); // published by the process's initialisation
-    if missed {
-        words.busy = 0;
-        words.left = words.left.saturating_sub(MISS_LEFT);
-    }
     if words.left > 0 {
+        // A miss: the thread may need what waits.
+        words.busy = BUSY_FULL;
         return;
     }
     let now = sys::now_ms();
@@ -97,7 +93,7 @@ fn watch(process: &Process, words: &mut ThreadWords) {
     words.looked_ms = now as u16;
     // Ever more from look to look: a few calls in a row are not yet work.
     words.busy = if since_ms < RARE_MS { words.busy + 1 } else { 0 };
-    words.left = BUSY_LEFT.min(1 << words.busy.min(15)) - 1;
+    words.left = (1 << words.busy.min(BUSY_FULL)) - 1;
     if !STOPPED.swap(true, Relaxed) {
         remote::stop(process);
     }
