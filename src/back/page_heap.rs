@@ -463,6 +463,14 @@ impl PageHeap {
         self.release.due_pages = self.filler.free_dirty_pages;
     }
 
+    /// After a release that has ended: more has come in since, and waits too.
+    pub fn wait_for_rest(&mut self) {
+        let much = self.idle_pages() > Patience::CALM.pages(self.counts.in_use_pages);
+        if much && !self.release.refused {
+            MEMORY_WAITS.store(true, Relaxed);
+        }
+    }
+
     /// All has gone back that can.
     pub fn nothing_waits(&mut self) {
         MEMORY_WAITS.store(false, Relaxed);

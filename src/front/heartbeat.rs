@@ -64,6 +64,11 @@ pub fn beat_at(process: &Process, now: u64) {
     let parts = if process.config.decay_ms == 0 { 1 } else { BEATS };
     PAGE_HEAP.lock().look_for_idle(parts);
     while PAGE_HEAP.lock().release_slice() {}
+    if waits && !MEMORY_WAITS.load(Relaxed) && drain_idle(process, true) {
+        // What was cached may have been the last of many spans.
+        ClassId::all().for_each(transfer_cache::release_all);
+        PAGE_HEAP.lock().wait_for_rest();
+    }
     vigil::after_beat(process);
     BEATING.store(false, Release);
 }
@@ -95,8 +100,8 @@ pub fn after_fork() {
 }
 
 /// Empties slabs on which nothing has moved for the decay time, and, when asked,
-/// those that have missed little since the last time.
-fn drain_idle(process: &Process, calm_too: bool) {
+/// those that have missed little since the last time; whether there were any.
+fn drain_idle(process: &Process, calm_too: bool) -> bool {
     let mut idle = 0;
     for cid in (0..process.slabs()).map(Cid) {
         let Some(mut slab) = state(cid).try_lock() else { continue };
@@ -118,9 +123,7 @@ fn drain_idle(process: &Process, calm_too: bool) {
         }
         idle += u32::from(slab.quiet_beats >= BEATS);
     }
-    if idle > 0 {
-        remote::drain(process, |_, slab| slab.quiet_beats >= BEATS);
-    }
+    idle > 0 && remote::drain(process, |_, slab| slab.quiet_beats >= BEATS) > 0
 }
 
 /// Sends everything free home and back to the kernel, now; whether anything was.

@@ -85,7 +85,7 @@ fn watch(process: &Process, words: &mut ThreadWords) {
     words.watched = SLABS.load(Relaxed); // published by the process's initialisation
     if words.left > 0 {
         // A miss: the thread may need what waits.
-        words.busy = BUSY_FULL;
+        words.busy = words.busy.min(BUSY_FULL);
         return;
     }
     let now = sys::now_ms();

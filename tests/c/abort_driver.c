@@ -322,7 +322,7 @@ static void first_of_a_class(void) {
 // A thread on watch: while much free memory waits to go back, its fast paths are
 // copies of their own.
 static void on_watch(void) {
-	free(malloc(64 << 20));
+	free(malloc(100 << 20));
 	each_way();
 	malloc_trim(0);
 }
