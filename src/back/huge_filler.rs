@@ -77,12 +77,23 @@ impl HugeFiller {
         let list = self.first_list(least)?;
         let id = *self.heads.get(list as usize)?;
         let page = table.at(id);
-        // The shortest gap that does; the first of several.
-        let fits = |&(first, gap): &(u32, u32)| first.next_multiple_of(align) + len <= first + gap;
-        let (first, _) = page.used.gaps().filter(fits).min_by_key(|&(_, gap)| gap)?;
-        let first = first.next_multiple_of(align);
+        // The shortest gap that does; the first of several. What is then the
+        // longest is another one, or what is left of this one.
+        let (mut best, mut others): (Option<(u32, u32)>, u32) = (None, 0);
+        for (first, gap) in page.used.gaps() {
+            let fits = first.next_multiple_of(align) + len <= first + gap;
+            if fits && best.is_none_or(|(_, shortest)| gap < shortest) {
+                others = others.max(best.map_or(0, |(_, shortest)| shortest));
+                best = Some((first, gap));
+            } else {
+                others = others.max(gap);
+            }
+        }
+        let (start, gap) = best?;
+        let first = start.next_multiple_of(align);
+        let left = (first - start).max(start + gap - first - len);
         let zero = self.mark_used(page, first, len);
-        self.relist(table, id);
+        self.set_longest(table, id, others.max(left));
         Some((HugeId(id).first_page().plus(first), zero))
     }
 
@@ -129,7 +140,9 @@ impl HugeFiller {
         self.used_pages -= len;
         self.free_dirty_pages += page.dirty.count(first.within(), len);
         if !page.used.is_empty() {
-            self.relist(table, id);
+            let (_, gap) = page.used.gap_around(first.within());
+            let longest = gap.max(u32::from(page.longest));
+            self.set_longest(table, id, longest);
             return Freed::Partly;
         }
         self.free_dirty_pages -= page.dirty.len();
@@ -220,8 +233,14 @@ impl HugeFiller {
     }
 
     fn relist(&mut self, table: &mut HugeTable, id: u32) {
+        let longest = table.at(id).used.longest_gap();
+        self.set_longest(table, id, longest);
+    }
+
+    /// Puts a hugepage into the list of its longest run of free pages.
+    fn set_longest(&mut self, table: &mut HugeTable, id: u32, longest: u32) {
         let page = table.at(id);
-        let (old, new) = (page.longest, page.used.longest_gap() as u16);
+        let (old, new) = (page.longest, longest as u16);
         if old != new {
             page.longest = new;
             self.unlink(table, id, old);

@@ -24,32 +24,43 @@ impl PageSet {
     pub const EMPTY: PageSet = PageSet([0; WORDS]);
     pub const FULL: PageSet = PageSet([u64::MAX; WORDS]);
 
-    /// The bits of pages `[from, from + len)` that lie in word `word`.
-    fn mask(word: usize, from: u32, len: u32) -> u64 {
-        let start = word as u32 * 64;
-        let low = from.max(start);
-        let high = (from + len).min(start + 64);
-        if low >= high {
-            return 0;
-        }
-        (u64::MAX >> (64 - (high - low))) << (low - start)
+    /// The words that pages `[from, from + len)` lie in, each with their bits.
+    /// Most runs lie in one word.
+    #[inline]
+    fn masks(from: u32, len: u32) -> impl Iterator<Item = (usize, u64)> {
+        let (mut at, end) = (from, (from + len).min(PAGES_PER_HUGE));
+        core::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let (word, bit) = (at / 64, at % 64);
+            let count = (end - at).min(64 - bit);
+            at += count;
+            Some((word as usize, (u64::MAX >> (64 - count)) << bit))
+        })
     }
 
     pub fn insert(&mut self, from: u32, len: u32) {
-        for (i, word) in self.0.iter_mut().enumerate() {
-            *word |= Self::mask(i, from, len);
+        for (i, mask) in Self::masks(from, len) {
+            if let Some(word) = self.0.get_mut(i) {
+                *word |= mask;
+            }
         }
     }
 
     pub fn remove(&mut self, from: u32, len: u32) {
-        for (i, word) in self.0.iter_mut().enumerate() {
-            *word &= !Self::mask(i, from, len);
+        for (i, mask) in Self::masks(from, len) {
+            if let Some(word) = self.0.get_mut(i) {
+                *word &= !mask;
+            }
         }
     }
 
     /// How many of the pages `[from, from + len)` are in the set.
     pub fn count(&self, from: u32, len: u32) -> u32 {
-        self.0.iter().enumerate().map(|(i, w)| (w & Self::mask(i, from, len)).count_ones()).sum()
+        Self::masks(from, len)
+            .map(|(i, mask)| self.0.get(i).map_or(0, |word| (word & mask).count_ones()))
+            .sum()
     }
 
     pub fn len(&self) -> u32 {
@@ -70,15 +81,33 @@ impl PageSet {
 
     /// The first page from `from` on that is (`member`) or is not in the set,
     /// 256 if there is none.
+    #[inline]
     fn next(&self, from: u32, member: bool) -> u32 {
+        let flip = if member { 0 } else { u64::MAX };
+        let mut low = u64::MAX << (from % 64);
         for (i, &word) in self.0.iter().enumerate().skip(from as usize / 64) {
-            let wanted = if member { word } else { !word };
-            let wanted = wanted & Self::mask(i, from, PAGES_PER_HUGE - from);
+            let wanted = (word ^ flip) & low;
             if wanted != 0 {
                 return i as u32 * 64 + wanted.trailing_zeros();
             }
+            low = u64::MAX;
         }
         PAGES_PER_HUGE
+    }
+
+    /// The run of pages not in the set that `at`, which is not, lies in, as
+    /// (first, length).
+    pub fn gap_around(&self, at: u32) -> (u32, u32) {
+        let mut first = 0;
+        let mut high = u64::MAX >> (63 - at % 64);
+        for (i, &word) in self.0.iter().enumerate().take(at as usize / 64 + 1).rev() {
+            if word & high != 0 {
+                first = i as u32 * 64 + 64 - (word & high).leading_zeros();
+                break;
+            }
+            high = u64::MAX;
+        }
+        (first, self.next(at, true) - first)
     }
 
     /// The runs of pages in the set, as (first, length).
@@ -212,6 +241,11 @@ mod tests {
             }
             assert_eq!(set.longest_gap(), longest);
             assert_eq!(set.runs().map(|r| r.1).sum::<u32>(), set.len());
+            if let Some(at) = (from..256).find(|at| !naive[*at as usize]) {
+                let first = (0..at).rev().find(|i| naive[*i as usize]).map_or(0, |i| i + 1);
+                let end = (at..256).find(|i| naive[*i as usize]).unwrap_or(256);
+                assert_eq!(set.gap_around(at), (first, end - first));
+            }
             assert_eq!(
                 set.count(from, len),
                 naive[from as usize..(from + len) as usize].iter().filter(|b| **b).count() as u32
