@@ -146,7 +146,14 @@ const SOURCES: &[(&str, Others)] = &[
     ("front/deferred.rs", &[CORE_ATOMIC]),
     ("back/page_map.rs", &[]),
     ("back/span.rs", &[]),
-    ("middle/mod.rs", &[("pub mod central_free_list;", 1, ""), ("pub mod transfer_cache;", 1, "")]),
+    (
+        "middle/mod.rs",
+        &[
+            ("pub mod central_free_list;", 1, ""),
+            ("pub mod transfer_cache;", 1, ""),
+            ("pub mod whole;", 1, ""),
+        ],
+    ),
     // Copies to and from the slots are shown to loom.
     ("middle/transfer_cache.rs", &[("core::ptr::copy_nonoverlapping", 2, "crate::copy")]),
     ("middle/central_free_list.rs", &[]),

@@ -27,8 +27,22 @@ mod middle {
     pub mod central_free_list {
         cidalloc_model::source!("middle_central_free_list");
     }
+    /// Spans here have more than one object.
+    pub mod whole {
+        use crate::units::ClassId;
+
+        pub fn serves(_class: ClassId) -> bool {
+            false
+        }
+        pub fn take(_class: ClassId, _out: &mut [usize]) -> usize {
+            unreachable!()
+        }
+        pub fn give(_class: ClassId, _objects: &[usize]) {
+            unreachable!()
+        }
+    }
     mod both {
-        use super::{central_free_list, transfer_cache};
+        use super::{central_free_list, transfer_cache, whole};
         cidalloc_model::source!("middle_mod");
     }
     pub use both::{give, take};

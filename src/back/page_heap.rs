@@ -516,18 +516,32 @@ impl PageHeap {
 
     /// Makes a span for a class, entered in the page map.
     pub fn new_span(&mut self, class: ClassId) -> Option<*mut Span> {
+        self.make_span(class).map(|(at, _)| at)
+    }
+
+    /// Makes a span of one object, which is taken; the object, and whether it is
+    /// known to be zero.
+    pub fn new_whole(&mut self, class: ClassId) -> Option<(usize, bool)> {
+        let (at, zero) = self.make_span(class)?;
+        let mut object = [0];
+        // SAFETY: a new span, the caller's.
+        unsafe { (*at).take(&mut object) };
+        Some((object[0], zero))
+    }
+
+    fn make_span(&mut self, class: ClassId) -> Option<(*mut Span, bool)> {
         let info = size_class::info(class);
         let record = self.new_record(span::units_for(info.objects as usize))?;
-        let Some((page, _)) = self.take_pages(info.span_pages as u32, 1) else {
+        let Some((page, zero)) = self.take_pages(info.span_pages as u32, 1) else {
             self.put_record(record, span::units_for(info.objects as usize));
             return None;
         };
         let at = Span::at(record);
         // SAFETY: fresh units.
         unsafe { Span::init(at, page, info.span_pages(), class) };
-        PAGE_MAP.set(page, info.span_pages(), class, record);
+        PAGE_MAP.set(page, mapped_pages(class), class, record);
         self.counts.spans += 1;
-        Some(at)
+        Some((at, zero))
     }
 
     /// Takes back a span of a class that has all its objects.
@@ -536,8 +550,8 @@ impl PageHeap {
     /// The span is the caller's and in no list.
     pub unsafe fn free_span(&mut self, at: *mut Span) {
         // SAFETY: the caller's span.
-        let (page, pages) = unsafe { ((*at).page, (*at).pages) };
-        PAGE_MAP.set(page, pages, ClassId::NONE, 0);
+        let (page, pages, class) = unsafe { ((*at).page, (*at).pages, (*at).class) };
+        PAGE_MAP.set(page, mapped_pages(class), ClassId::NONE, 0);
         self.counts.spans -= 1;
         // SAFETY: as above; not used after.
         unsafe { self.free_record(at) };
@@ -587,6 +601,13 @@ impl PageHeap {
             hugepages_in_use: self.table.count - self.warm.total - self.cold.total,
         }
     }
+}
+
+/// The pages of a class's spans that the page map names: of a span with one
+/// object, which begins where the span does, only the first.
+pub fn mapped_pages(class: ClassId) -> Pages {
+    let info = size_class::info(class);
+    if info.objects == 1 { Pages(1) } else { info.span_pages() }
 }
 
 /// Gives free memory of ours back to the kernel; whether it took it, so that it

@@ -25,7 +25,7 @@ pub use told::{Family, Told};
 use crate::back::large;
 use crate::check::block::{Block, CANARY_BYTES, Place, find, front_bytes, place_of, unit_bytes};
 use crate::check::quarantine::Quarantine;
-use crate::middle::central_free_list;
+use crate::middle;
 use crate::os::fault::{Fault, die};
 use crate::os::lock::{Lock, Rank};
 use crate::os::thread::Inside;
@@ -82,7 +82,7 @@ fn make(told: Told) -> Option<(usize, bool)> {
         return make_large(told, need);
     }
     let mut object = [0];
-    if central_free_list::take(class, &mut object) == 0 {
+    if middle::take_home(class, &mut object) == 0 {
         return None;
     }
     let [start] = object;

@@ -9,7 +9,7 @@
 use crate::back::large;
 use crate::check::block::{Block, HEADER_BYTES, Place, place_of, unit_bytes};
 use crate::check::report;
-use crate::middle::central_free_list;
+use crate::middle;
 use crate::os::fault::{Fault, die};
 use crate::os::sys;
 use crate::units::ClassId;
@@ -137,7 +137,7 @@ pub fn guard(place: &Place) {
 pub fn give_back(place: &Place) {
     let Place { start, end, class } = *place;
     if class != ClassId::NONE {
-        return central_free_list::give(class, &mut [start]);
+        return middle::give_home(class, &mut [start]);
     }
     // SAFETY: a span of ours. Where the kernel refuses, the span is lost: nobody
     // may get memory that cannot be accessed.

@@ -15,6 +15,7 @@ use crate::back::page_heap::verify::Tally;
 use crate::back::page_heap::{PAGE_HEAP, PageHeap};
 use crate::back::span::{Span, span_of};
 use crate::census::{Broken, Kind};
+use crate::middle::whole;
 use crate::os::fault::{Fault, die_knowing};
 use crate::os::lock::{Lock, Rank};
 use crate::size_class;
@@ -151,7 +152,9 @@ impl Central {
             }
         }
         let i = class.index();
-        let (spans, partial) = (tally.spans[i] as usize, tally.partial[i] as usize);
+        // Spans of one object are nobody's to list.
+        let ours = if whole::serves(class) { 0 } else { tally.spans[i] };
+        let (spans, partial) = (ours as usize, tally.partial[i] as usize);
         found.same(Kind::CentralListed, class, 0, listed, partial);
         found.same(Kind::CentralSpans, class, 0, self.spans as usize, spans);
         found.same(Kind::CentralFree, class, 0, self.free as usize, free);

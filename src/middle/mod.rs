@@ -1,21 +1,42 @@
 //! The middle: batches of objects between the slabs and the spans.
 //!
 //! `take` and `give` go to the class's transfer cache first, and for the rest
-//! to its central list.
+//! to its central list. Objects that have a span to themselves go to the page
+//! heap (`whole`).
 
 pub mod central_free_list;
 pub mod transfer_cache;
+pub mod whole;
 
 use crate::os::fault::Fault;
 use crate::units::ClassId;
 
 /// Fills `out` with objects of a class; how many there were (0: no memory).
 pub fn take(class: ClassId, out: &mut [usize]) -> usize {
+    if whole::serves(class) {
+        return whole::take(class, out);
+    }
     let got = transfer_cache::take(class, out);
     if got == out.len() {
         return got;
     }
     got + central_free_list::take(class, out.get_mut(got..).unwrap_or_default())
+}
+
+/// [`take`] past the transfer cache.
+pub fn take_home(class: ClassId, out: &mut [usize]) -> usize {
+    match whole::serves(class) {
+        true => whole::take(class, out),
+        false => central_free_list::take(class, out),
+    }
+}
+
+/// [`give`] past the transfer cache.
+pub fn give_home(class: ClassId, objects: &mut [usize]) {
+    match whole::serves(class) {
+        true => whole::give(class, objects),
+        false => central_free_list::give(class, objects),
+    }
 }
 
 /// Takes objects of a class back. Dies on one that is not a block, or is free, as
@@ -25,6 +46,9 @@ pub fn give(class: ClassId, objects: &mut [usize]) {
     let twice = objects.windows(2).find(|pair| pair.first() == pair.last());
     if let Some(&addr) = twice.and_then(|pair| pair.first()) {
         central_free_list::die_in(class, Fault::DoubleFree, addr);
+    }
+    if whole::serves(class) {
+        return whole::give(class, objects);
     }
     let kept = transfer_cache::give(class, objects);
     central_free_list::give(class, objects.get_mut(kept..).unwrap_or_default());

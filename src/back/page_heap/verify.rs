@@ -10,7 +10,7 @@ use crate::back::huge_filler::Totals;
 #[cfg(test)]
 use crate::back::huge_page::HugePage;
 use crate::back::huge_page::{HugeState, PageSet};
-use crate::back::page_heap::{IN_USE_BYTES, PEAK_BYTES, PageHeap, huge_addr};
+use crate::back::page_heap::{IN_USE_BYTES, PEAK_BYTES, PageHeap, huge_addr, mapped_pages};
 use crate::back::page_map::PAGE_MAP;
 use crate::back::span::{self, Span};
 use crate::census::{Broken, Kind};
@@ -204,10 +204,13 @@ impl PageHeap {
         found.check(right, Kind::SpanShape, class, at);
         let used = self.in_filler(span.page, span.pages.0);
         found.check(used, Kind::UsedPages, class, at);
-        for page in (1..span.pages.0).map(|n| span.page.plus(n)) {
+        let mapped = mapped_pages(class).0;
+        for n in 1..span.pages.0 {
+            let page = span.page.plus(n);
+            let named = if n < mapped { (unit, class) } else { (0, ClassId::NONE) };
             let at = PAGE_MAP.addr_of(page);
-            found.check(PAGE_MAP.span_unit(page) == unit, Kind::MapUnit, class, at);
-            found.check(PAGE_MAP.class_of_page(page) == class, Kind::MapClass, class, at);
+            found.check(PAGE_MAP.span_unit(page) == named.0, Kind::MapUnit, class, at);
+            found.check(PAGE_MAP.class_of_page(page) == named.1, Kind::MapClass, class, at);
         }
         let (free, beyond) = span.bits();
         found.same(Kind::SpanFree, class, at, usize::from(span.free), free as usize);
