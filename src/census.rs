@@ -120,6 +120,7 @@ pub enum Kind {
     InUse,
     SpanCount,
     LargeCount,
+    KeptBlocks,
     UnitList,
     UnitSum,
 }
@@ -174,6 +175,7 @@ impl Kind {
             Kind::InUse => "pages in use do not add up",
             Kind::SpanCount => "count of spans is wrong",
             Kind::LargeCount => "count of large blocks is wrong",
+            Kind::KeptBlocks => "large blocks kept for reuse do not add up",
             Kind::UnitList => "list of free records is broken",
             Kind::UnitSum => "records do not add up",
         }

@@ -39,6 +39,11 @@ impl Shape {
 pub fn allocate(size: usize, align: usize) -> Option<(usize, bool)> {
     let pages = Pages::holding(size.max(1))?;
     let mut heap = PAGE_HEAP.lock();
+    if align <= PAGE_BYTES {
+        if let Some(unit) = heap.kept.take(pages) {
+            return Some((heap.reuse_kept(unit), false));
+        }
+    }
     let record = heap.new_record(span::units_for(0))?;
     let Some((page, zero)) = heap.take_block(pages, align) else {
         // SAFETY: a fresh record, made valid so that it can be freed.
@@ -60,12 +65,13 @@ pub fn free(addr: usize) -> Result<(), Fault> {
     let mut heap = PAGE_HEAP.lock();
     let at = block_at(addr)?;
     // SAFETY: a live block's record, and the lock is held.
-    let (page, pages) = unsafe { ((*at).page, (*at).pages) };
+    let (page, pages, unit) = unsafe { ((*at).page, (*at).pages, (*at).unit()) };
     PAGE_MAP.set(page, Pages(1), ClassId::NONE, 0);
-    // SAFETY: as above; not used after.
-    unsafe { heap.free_record(at) };
     heap.counts.large_blocks -= 1;
-    heap.give_block(page, pages);
+    heap.unuse_pages(pages.0 as usize);
+    if let Some(unit) = heap.kept.put(unit, pages) {
+        heap.free_kept(unit);
+    }
     Ok(())
 }
 
@@ -88,7 +94,9 @@ pub fn resize(addr: usize, size: usize) -> Result<Option<usize>, Fault> {
     let old = span.pages;
     if new <= old {
         heap.shrink(span.page, old, new);
-    } else if !heap.grow(span.page, old, new) {
+    } else if !heap.grow(span.page, old, new)
+        && (!heap.free_all_kept() || !heap.grow(span.page, old, new))
+    {
         let Some(page) = heap.relocate(span.page, old, new) else { return Ok(None) };
         PAGE_MAP.set(span.page, Pages(1), ClassId::NONE, 0);
         PAGE_MAP.set(page, Pages(1), ClassId::NONE, span.unit());
@@ -119,6 +127,39 @@ enum Moved {
 }
 
 impl PageHeap {
+    /// Makes a block of a kept one's record again; its address.
+    fn reuse_kept(&mut self, unit: u32) -> usize {
+        // SAFETY: the record of a kept block, which nobody else has.
+        let (page, pages) = unsafe { ((*Span::at(unit)).page, (*Span::at(unit)).pages) };
+        PAGE_MAP.set(page, Pages(1), ClassId::NONE, unit);
+        self.counts.large_blocks += 1;
+        self.use_pages(pages.0 as usize);
+        PAGE_MAP.addr_of(page)
+    }
+
+    /// Frees the record and the pages of a block that was kept.
+    fn free_kept(&mut self, unit: u32) {
+        let at = Span::at(unit);
+        // SAFETY: as above; not used after.
+        let (page, pages) = unsafe {
+            let shape = ((*at).page, (*at).pages);
+            self.free_record(at);
+            shape
+        };
+        // What gives them back takes them for pages in use.
+        self.counts.in_use_pages += pages.0 as usize;
+        self.give_block(page, pages);
+    }
+
+    /// Frees all kept blocks; whether there was one.
+    pub(super) fn free_all_kept(&mut self) -> bool {
+        let any = self.kept.pages > 0;
+        while let Some(unit) = self.kept.take_any() {
+            self.free_kept(unit);
+        }
+        any
+    }
+
     fn take_block(&mut self, pages: Pages, align: usize) -> Option<(PageId, bool)> {
         let shape = Shape::of(pages);
         if shape.whole == 0 && align <= HUGE_BYTES {

@@ -13,6 +13,7 @@ pub mod aside;
 pub mod huge_cache;
 pub mod huge_filler;
 pub mod huge_page;
+pub mod kept;
 pub mod large;
 pub mod page_heap;
 pub mod page_map;

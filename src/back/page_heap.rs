@@ -15,6 +15,7 @@ use crate::back::address_space::AddressSpace;
 use crate::back::huge_cache::HugeRanges;
 use crate::back::huge_filler::{Freed, HugeFiller};
 use crate::back::huge_page::{Advice, HugePage, HugeState, HugeTable, PageSet};
+use crate::back::kept::KeptBlocks;
 use crate::back::page_map::PAGE_MAP;
 use crate::back::records::Records;
 use crate::back::span::{self, Span};
@@ -47,6 +48,7 @@ pub struct PageHeap {
     pub(super) filler: HugeFiller,
     pub(super) warm: HugeRanges,
     cold: HugeRanges,
+    pub(super) kept: KeptBlocks,
     records: Records,
     policy: Policy,
     /// The least of the filler's free dirty pages since the last look.
@@ -159,6 +161,7 @@ impl PageHeap {
         filler: HugeFiller::EMPTY,
         warm: HugeRanges::new(true),
         cold: HugeRanges::new(false),
+        kept: KeptBlocks::EMPTY,
         records: Records::NONE,
         policy: Policy {
             thp: Thp::Never,
@@ -229,7 +232,11 @@ impl PageHeap {
     /// A run of `len` pages of less than a hugepage at a multiple of `align`
     /// pages (at most a hugepage); and whether it is known to be zero.
     pub(super) fn take_pages(&mut self, len: u32, align: u32) -> Option<(PageId, bool)> {
-        let taken = match self.filler.take(&mut self.table, len, align) {
+        let mut taken = self.filler.take(&mut self.table, len, align);
+        if taken.is_none() && self.free_all_kept() {
+            taken = self.filler.take(&mut self.table, len, align);
+        }
+        let taken = match taken {
             Some(taken) => taken,
             None => {
                 let (id, _) = self.take_hugepages(1)?;
@@ -247,6 +254,9 @@ impl PageHeap {
     pub(super) fn take_hugepages(&mut self, len: u32) -> Option<(HugeId, bool)> {
         if let Some(id) = self.warm.take(&mut self.table, len) {
             return Some((id, false));
+        }
+        if self.free_all_kept() {
+            return self.take_hugepages(len);
         }
         if len as usize > self.space.arena.limit_bytes() >> HUGE_SHIFT {
             return None;
@@ -380,6 +390,7 @@ impl PageHeap {
 
     /// Gives up to `most` warm hugepages back to the kernel; how many.
     pub fn cool(&mut self, most: u32) -> u32 {
+        self.free_all_kept();
         let mut done = 0;
         while done < most {
             let Some((first, len)) = self.warm.take_any(&mut self.table, most - done) else {
@@ -441,6 +452,7 @@ impl PageHeap {
     /// Looks at what has lain idle since the last look: a share of it, `1 / parts`
     /// of the most there was, is due to go back in [`PageHeap::release_slice`].
     pub fn look_for_idle(&mut self, parts: u32) {
+        self.free_all_kept();
         let release = &mut self.release;
         let idle = self.warm.low;
         release.step_hugepages = next_step(release.step_hugepages, idle, parts);
@@ -501,7 +513,7 @@ impl PageHeap {
 
     /// Free pages that cost memory.
     fn idle_pages(&self) -> usize {
-        (self.warm.total * PAGES_PER_HUGE + self.filler.free_dirty_pages) as usize
+        (self.warm.total * PAGES_PER_HUGE + self.filler.free_dirty_pages + self.kept.pages) as usize
     }
 
     /// Notes after a free whether much memory waits to go back.
@@ -592,7 +604,7 @@ impl PageHeap {
         let warm = (self.warm.total as usize) << HUGE_SHIFT;
         Sizes {
             mapped: s.arena.mapped_bytes,
-            free: free_pages * PAGE_BYTES + warm,
+            free: (free_pages + self.kept.pages as usize) * PAGE_BYTES + warm,
             returned: (filler_free - free_pages) * PAGE_BYTES
                 + ((self.cold.total as usize) << HUGE_SHIFT),
             records: self.records.bytes()

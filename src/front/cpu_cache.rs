@@ -352,8 +352,11 @@ impl Slab {
             0 => {
                 let first = (FIRST_BYTES / info.size_bytes as usize)
                     .clamp(*FIRST_SLOTS.start(), *FIRST_SLOTS.end());
+                // Of the largest classes two would be more than some slabs may keep.
+                let first = if info.objects == 1 { 1 } else { first };
                 (first, first)
             }
+            n if info.objects == 1 => ((n * 2).min(most), (n + 1).min(most)),
             n => ((n * 2).min(most), (n + info.batch_max as usize).min(most)),
         };
         let bytes = |target: usize| (target - slots) * info.size_bytes as usize;

@@ -261,6 +261,8 @@ static void move_half_way(void) {
     for (int n = 1; n <= 8; n++) {
         struct block moved, behind, room;
         char how[64];
+        /* The last round's blocks would be reused where they are. */
+        malloc_trim(0);
         allocate(&room, 40 * MIB);
         allocate(&moved, 9 * MIB);
         allocate(&behind, 3 * MIB);

@@ -28,6 +28,7 @@ pub struct Tally {
     pub large_blocks: u32,
     pub large_pages: usize,
     span_pages: usize,
+    kept_pages: u32,
     units: u32,
 }
 
@@ -39,6 +40,7 @@ impl Tally {
         large_blocks: 0,
         large_pages: 0,
         span_pages: 0,
+        kept_pages: 0,
         units: 0,
     };
 }
@@ -149,6 +151,9 @@ impl PageHeap {
         let at = PAGE_MAP.addr_of(page);
         if unit == 0 {
             found.check(class == ClassId::NONE, Kind::MapClass, class, at);
+            if let Some(len) = self.verify_kept(page, tally, found) {
+                return len;
+            }
             return self.verify_free(page, found);
         }
         let Some(record) = self.record(unit) else {
@@ -174,6 +179,27 @@ impl PageHeap {
             self.verify_span(span, tally, found);
         }
         len
+    }
+
+    /// Checks the kept block that starts at a page, if one does: like a live one, but
+    /// that the page map does not know it. How many pages it has.
+    fn verify_kept(&mut self, page: PageId, tally: &mut Tally, found: &mut Broken) -> Option<u32> {
+        let starts = |unit: &u32| {
+            // SAFETY: a record that can be read; all locks are held.
+            self.record(*unit).is_some_and(|at| unsafe { (*at).page == page })
+        };
+        let at = Span::at(self.kept.units().find(starts)?);
+        // SAFETY: as above.
+        let (class, len) = unsafe { ((*at).class, (*at).pages.0) };
+        let arena = self.table.count * PAGES_PER_HUGE;
+        if class != ClassId::NONE || len == 0 || page.0.checked_add(len).is_none_or(|e| e > arena) {
+            found.check(false, Kind::BlockShape, class, PAGE_MAP.addr_of(page));
+            return None;
+        }
+        tally.units += 1;
+        tally.kept_pages += len;
+        self.verify_block(page, len, found);
+        Some(len)
     }
 
     /// Checks that nothing uses a page; how many pages were looked at.
@@ -259,6 +285,8 @@ impl PageHeap {
         found.same(Kind::SpanCount, none, 0, counts.spans as usize, spans);
         let blocks = tally.large_blocks as usize;
         found.same(Kind::LargeCount, none, 0, counts.large_blocks as usize, blocks);
+        let kept = self.kept.pages as usize;
+        found.same(Kind::KeptBlocks, none, 0, kept, tally.kept_pages as usize);
         self.records.verify(tally.units, found);
     }
 }
@@ -317,6 +345,7 @@ impl PageHeap {
             plant(Kind::InUse, &mut || (*heap).counts.in_use_pages ^= 1);
             plant(Kind::SpanCount, &mut || (*heap).counts.spans ^= 1);
             plant(Kind::LargeCount, &mut || (*heap).counts.large_blocks ^= 1);
+            plant(Kind::KeptBlocks, &mut || (*heap).kept.pages ^= 1);
             for kind in [Kind::UnitSum, Kind::UnitList] {
                 plant(kind, &mut || (*heap).records.plant(kind));
             }
