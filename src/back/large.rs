@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use crate::back::huge_page::{Advice, HugeState, PageSet};
-use crate::back::page_heap::{PAGE_HEAP, PageHeap, huge_addr};
+use crate::back::page_heap::{PAGE_HEAP, PageHeap, SLICE_HUGEPAGES, huge_addr};
 use crate::back::page_map::PAGE_MAP;
 use crate::back::span::{self, Span};
 use crate::os::fault::Fault;
@@ -57,6 +57,9 @@ pub fn allocate(size: usize, align: usize) -> Option<(usize, bool)> {
     unsafe { Span::init(Span::at(record), page, pages, ClassId::NONE) };
     PAGE_MAP.set(page, Pages(1), ClassId::NONE, record);
     heap.counts.large_blocks += 1;
+    if zero {
+        heap.expected.count(Shape::of(pages).whole);
+    }
     Some((PAGE_MAP.addr_of(page), zero))
 }
 
@@ -71,6 +74,15 @@ pub fn free(addr: usize) -> Result<(), Fault> {
     heap.unuse_pages(pages.0 as usize);
     if let Some(unit) = heap.kept.put(unit, pages) {
         heap.free_kept(unit);
+    }
+    let mut excess = heap.excess_after(Shape::of(pages).whole);
+    drop(heap);
+    while excess > 0 {
+        // Not all at once: others wait for the lock.
+        match PAGE_HEAP.lock().cool(excess.min(SLICE_HUGEPAGES)) {
+            0 => break,
+            done => excess -= done,
+        }
     }
     Ok(())
 }
@@ -127,6 +139,12 @@ enum Moved {
 }
 
 impl PageHeap {
+    /// The warm hugepages that had better go back now that a block with so many
+    /// is free.
+    fn excess_after(&mut self, whole: u32) -> u32 {
+        self.expected.after_free(whole, self.warm.total)
+    }
+
     /// Makes a block of a kept one's record again; its address.
     fn reuse_kept(&mut self, unit: u32) -> usize {
         // SAFETY: the record of a kept block, which nobody else has.

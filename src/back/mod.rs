@@ -4,12 +4,14 @@
 //! regions lie), `page_map` (page → class and span), `span` (records), `records`
 //! (their memory),
 //! `huge_page` (what is known of each 2 MiB), `huge_filler` (spans packed into
-//! hugepages), `huge_cache` (whole free hugepages), `page_heap` (the lock and
+//! hugepages), `huge_cache` (whole free hugepages), `kept` (blocks just freed),
+//! `expected` (memory about to be touched), `page_heap` (the lock and
 //! the operations over all of them), `large` (blocks above the classes),
 //! `aside` (blocks for whoever cannot use the heap).
 
 pub mod address_space;
 pub mod aside;
+pub mod expected;
 pub mod huge_cache;
 pub mod huge_filler;
 pub mod huge_page;

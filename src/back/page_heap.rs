@@ -12,6 +12,7 @@
 pub mod verify;
 
 use crate::back::address_space::AddressSpace;
+use crate::back::expected::Expected;
 use crate::back::huge_cache::HugeRanges;
 use crate::back::huge_filler::{Freed, HugeFiller};
 use crate::back::huge_page::{Advice, HugePage, HugeState, HugeTable, PageSet};
@@ -49,6 +50,7 @@ pub struct PageHeap {
     pub(super) warm: HugeRanges,
     cold: HugeRanges,
     pub(super) kept: KeptBlocks,
+    pub(super) expected: Expected,
     records: Records,
     policy: Policy,
     /// The least of the filler's free dirty pages since the last look.
@@ -135,7 +137,7 @@ impl Patience {
 }
 
 /// Hugepages given back under one hold of the lock.
-const SLICE_HUGEPAGES: u32 = 16;
+pub const SLICE_HUGEPAGES: u32 = 16;
 
 /// The next step of a release in equal steps: a share of the most that was idle.
 fn next_step(step: u32, idle: u32, parts: u32) -> u32 {
@@ -162,6 +164,7 @@ impl PageHeap {
         warm: HugeRanges::new(true),
         cold: HugeRanges::new(false),
         kept: KeptBlocks::EMPTY,
+        expected: Expected::NONE,
         records: Records::NONE,
         policy: Policy {
             thp: Thp::Never,
@@ -453,6 +456,7 @@ impl PageHeap {
     /// of the most there was, is due to go back in [`PageHeap::release_slice`].
     pub fn look_for_idle(&mut self, parts: u32) {
         self.free_all_kept();
+        self.expected.grow_older();
         let release = &mut self.release;
         let idle = self.warm.low;
         release.step_hugepages = next_step(release.step_hugepages, idle, parts);
