@@ -15,8 +15,9 @@
 
 #![allow(unsafe_code)]
 
+use crate::back::aside;
+use crate::back::large::{self, Room};
 use crate::back::page_map::PAGE_MAP;
-use crate::back::{aside, large};
 use crate::check;
 use crate::front::process::{self, Process};
 use crate::front::{cpu_cache, deferred, heartbeat, sections, slab, stray, take_in, vigil};
@@ -31,6 +32,10 @@ pub use crate::check::{Family, Told};
 
 /// The largest block: no object may be larger than the address range's half.
 pub const MOST_BYTES: usize = isize::MAX as usize;
+
+/// A block that realloc makes longer than this is a large one, with room to grow
+/// in place: its class does not follow from its size.
+pub const GROWN_BYTES: usize = 16 << 10;
 
 /// A block of at least as many bytes as told, at a multiple of 16 (8 for up to 8
 /// bytes); null when there is no memory.
@@ -127,6 +132,10 @@ unsafe fn free_layout_rest(
     family: Family,
 ) {
     let told = Told::of(size, told_align, family);
+    if size > GROWN_BYTES {
+        // SAFETY: the caller's duty.
+        return unsafe { free(ptr, told) };
+    }
     // SAFETY: the caller's duty.
     unsafe { free_class(size_class::class_of_aligned(size, align), ptr, told) }
 }
@@ -266,6 +275,16 @@ fn check_small(addr: usize, class: ClassId) {
 /// memory. `align` is a power of two, at least a page.
 #[cold]
 pub fn large_block(align: usize, told: Told) -> (*mut u8, bool) {
+    large_block_at(align, told, Room::Any)
+}
+
+/// As [`large_block`], with room to grow if there is any.
+#[cold]
+pub fn growing_block(told: Told) -> *mut u8 {
+    large_block_at(size_class::PAGE_BYTES, told, Room::Behind).0
+}
+
+fn large_block_at(align: usize, told: Told, room: Room) -> (*mut u8, bool) {
     let size = told.size;
     crate::fork::install();
     let Some(_inside) = Inside::enter() else { return (aside::allocate(size, align), false) };
@@ -278,7 +297,7 @@ pub fn large_block(align: usize, told: Told) -> (*mut u8, bool) {
     if size > MOST_BYTES {
         return (null_mut(), false);
     }
-    match large::allocate(size, align) {
+    match large::allocate(size, align, room) {
         Some((addr, zero)) => {
             counters::count_allocation(process);
             (with_exposed_provenance_mut(addr), zero)

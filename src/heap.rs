@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::alloc::{self, MOST_BYTES, large_block};
+use crate::alloc::{self, GROWN_BYTES, MOST_BYTES, large_block};
 use crate::back::large;
 use crate::back::page_map::PAGE_MAP;
 use crate::check;
@@ -178,7 +178,11 @@ pub unsafe fn reallocate_aligned(
 /// # Safety
 /// As [`reallocate_aligned`].
 pub unsafe fn reallocate_told(ptr: *mut u8, align: usize, old: Told, size: usize) -> *mut u8 {
-    let old_class = class_of_aligned(old.size, align);
+    let old_class = if old.size > GROWN_BYTES {
+        PAGE_MAP.class_of(ptr as usize)
+    } else {
+        class_of_aligned(old.size, align)
+    };
     if check::is_on() && PAGE_MAP.page_of(ptr as usize).is_some() {
         check::size_of_block(ptr as usize, old);
         // SAFETY: a live block of the size told.
@@ -205,15 +209,23 @@ unsafe fn resize(
     if new.size > MOST_BYTES {
         return null_mut();
     }
-    let class = class_of_aligned(new.size, align);
     // A move keeps no alignment above a page.
-    if old_class == ClassId::NONE && class == ClassId::NONE && align <= PAGE_BYTES {
+    if align > PAGE_BYTES || new.size <= GROWN_BYTES {
+        // SAFETY: the caller's duty.
+        return unsafe { replace(ptr, old_class, old_bytes, old, align, new) };
+    }
+    if old_class == ClassId::NONE {
         if let Some(moved) = resize_large(ptr, new.size) {
             return moved;
         }
     }
+    if new.size <= old_bytes {
+        // SAFETY: the caller's duty.
+        return unsafe { replace(ptr, old_class, old_bytes, old, align, new) };
+    }
+    // What has grown may grow again.
     // SAFETY: the caller's duty.
-    unsafe { replace(ptr, old_class, old_bytes, old, align, new) }
+    unsafe { copy_into(alloc::growing_block(new), ptr, old_class, old_bytes, old, new) }
 }
 
 /// Copies a block into a new one, and frees it if there is one. Out of line: in the
@@ -229,6 +241,20 @@ unsafe fn replace(
     new: Told,
 ) -> *mut u8 {
     let block = allocate_told(new.size, align, new);
+    // SAFETY: the caller's duty.
+    unsafe { copy_into(block, ptr, old_class, old_bytes, old, new) }
+}
+
+/// Copies a block into a new one and frees it, unless the new one is null;
+/// returns the new one.
+unsafe fn copy_into(
+    block: *mut u8,
+    ptr: *mut u8,
+    old_class: ClassId,
+    old_bytes: usize,
+    old: Told,
+    new: Told,
+) -> *mut u8 {
     if !block.is_null() {
         // SAFETY: two live blocks, each at least this long.
         unsafe {

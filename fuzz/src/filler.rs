@@ -152,10 +152,12 @@ impl Trial<'_> {
     /// As the page heap takes pages: out of the filler, else of a new hugepage,
     /// whose memory is `warm` or went back before.
     fn take(&mut self, len: u32, align: u32, warm: bool) -> Result<(), String> {
-        let least = len + align - 1;
+        // Some runs are to grow.
+        let room = if warm { len } else { len * 2 };
+        let least = room + align - 1;
         let held = (0..HUGES).filter(|h| self.held[*h as usize]);
         let best = held.map(|h| self.longest(h)).filter(|longest| *longest >= least).min();
-        let Some((page, zero)) = self.filler.take(&mut self.table, len, align) else {
+        let Some((page, zero)) = self.filler.take(&mut self.table, len, align, room) else {
             check!(best.is_none(), "{len} by {align} refused, a gap of {best:?} is there");
             return self.take_first(len, warm);
         };
@@ -174,8 +176,8 @@ impl Trial<'_> {
         check!(first % align == 0, "page {first} for an alignment of {align}");
         check!(huge < HUGES, "page {first} is outside");
         check!(Some(self.longest(huge)) == best, "{len} by {align} not where the least room is");
-        // The shortest gap that holds the run, the first of several.
-        let fits = |gap: &&(u32, u32)| gap.0.next_multiple_of(align) + len <= gap.0 + gap.1;
+        // The shortest gap that has the room, the first of several.
+        let fits = |gap: &&(u32, u32)| gap.0.next_multiple_of(align) + room <= gap.0 + gap.1;
         let gaps = self.gaps(huge);
         let due = gaps.iter().filter(fits).min_by_key(|gap| gap.1).map(|gap| gap.0);
         let due = due.map(|gap| huge * PER + gap.next_multiple_of(align));

@@ -70,10 +70,17 @@ impl HugeFiller {
     }
 
     /// Takes `len` pages at a multiple of `align` pages; the first of them and
-    /// whether they are known to be zero. `None` when no hugepage has room.
-    pub fn take(&mut self, table: &mut HugeTable, len: u32, align: u32) -> Option<(PageId, bool)> {
-        // A gap of len + align - 1 holds an aligned run wherever it starts.
-        let least = len.checked_add(align - 1).filter(|n| *n <= PAGES_PER_HUGE)?;
+    /// whether they are known to be zero. They start a run of `room` free pages or
+    /// more (`len` at least). `None` when no hugepage has such a run.
+    pub fn take(
+        &mut self,
+        table: &mut HugeTable,
+        len: u32,
+        align: u32,
+        room: u32,
+    ) -> Option<(PageId, bool)> {
+        // A gap of room + align - 1 holds an aligned run wherever it starts.
+        let least = room.checked_add(align - 1).filter(|n| *n <= PAGES_PER_HUGE)?;
         let list = self.first_list(least)?;
         let id = *self.heads.get(list as usize)?;
         let page = table.at(id);
@@ -81,7 +88,7 @@ impl HugeFiller {
         // longest is another one, or what is left of this one.
         let (mut best, mut others): (Option<(u32, u32)>, u32) = (None, 0);
         for (first, gap) in page.used.gaps() {
-            let fits = first.next_multiple_of(align) + len <= first + gap;
+            let fits = first.next_multiple_of(align) + room <= first + gap;
             if fits && best.is_none_or(|(_, shortest)| gap < shortest) {
                 others = others.max(best.map_or(0, |(_, shortest)| shortest));
                 best = Some((first, gap));
@@ -376,8 +383,11 @@ mod tests {
             match random(&mut seed) % 8 {
                 0..3 => {
                     let align = 1 << (random(&mut seed) % 4);
-                    if let Some((page, zero)) = filler.take(&mut table, len, align) {
-                        assert!(page.0 % align == 0 && page.within() + len <= PER);
+                    let room = len * (1 + random(&mut seed) % 3);
+                    if let Some((page, zero)) = filler.take(&mut table, len, align, room) {
+                        assert!(page.0 % align == 0 && page.within() + room <= PER);
+                        let behind = &model[page.0 as usize..(page.0 + room) as usize];
+                        assert!(behind.iter().all(|p| p.run == 0));
                         let name = claim(&mut model, page.0, len, Some(zero));
                         runs.push((page.0, len, name));
                     } else if let Some(id) = (0..COUNT).find(|id| !held[*id as usize]) {

@@ -18,6 +18,9 @@ use crate::os::fault::Fault;
 use crate::os::sys;
 use crate::units::{ClassId, HUGE_BYTES, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages};
 
+/// What a block that is to grow asks for: so many times its length, at first.
+const ROOMS: [u32; 2] = [8, 2];
+
 /// How a block's pages lie: `whole` hugepages, then `tail` pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Shape {
@@ -34,18 +37,28 @@ impl Shape {
     }
 }
 
+/// Where a block of less than a hugepage is put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    /// Where it leaves the least room.
+    Any,
+    /// Where as many free pages follow as it has itself, or more, if there is
+    /// such a place: it is to grow.
+    Behind,
+}
+
 /// A block of at least `size` bytes at a multiple of `align`, and whether it
 /// is known to be zero; `None` when there is no memory. Locks: page heap.
-pub fn allocate(size: usize, align: usize) -> Option<(usize, bool)> {
+pub fn allocate(size: usize, align: usize, room: Room) -> Option<(usize, bool)> {
     let pages = Pages::holding(size.max(1))?;
     let mut heap = PAGE_HEAP.lock();
-    if align <= PAGE_BYTES {
+    if align <= PAGE_BYTES && room == Room::Any {
         if let Some(unit) = heap.kept.take(pages) {
             return Some((heap.reuse_kept(unit), false));
         }
     }
     let record = heap.new_record(span::units_for(0))?;
-    let Some((page, zero)) = heap.take_block(pages, align) else {
+    let Some((page, zero)) = heap.take_block(pages, align, room) else {
         // SAFETY: a fresh record, made valid so that it can be freed.
         unsafe {
             Span::init(Span::at(record), PageId(0), Pages(0), ClassId::NONE);
@@ -178,10 +191,11 @@ impl PageHeap {
         any
     }
 
-    fn take_block(&mut self, pages: Pages, align: usize) -> Option<(PageId, bool)> {
+    fn take_block(&mut self, pages: Pages, align: usize, room: Room) -> Option<(PageId, bool)> {
         let shape = Shape::of(pages);
         if shape.whole == 0 && align <= HUGE_BYTES {
-            return self.take_pages(pages.0, align.div_ceil(PAGE_BYTES) as u32);
+            let rooms: &[u32] = if room == Room::Behind { &ROOMS } else { &[] };
+            return self.take_pages(pages.0, align.div_ceil(PAGE_BYTES) as u32, rooms);
         }
         let need = shape.hugepages();
         let align_huge = u32::try_from(align.div_ceil(HUGE_BYTES)).ok()?;
@@ -319,7 +333,7 @@ impl PageHeap {
         if shape.whole == 0 || !self.may_move() {
             return None;
         }
-        let to = self.take_block(new, PAGE_BYTES)?.0;
+        let to = self.take_block(new, PAGE_BYTES, Room::Any)?.0;
         if is_locked(to.huge()) {
             self.give_block(to, new);
             return None;

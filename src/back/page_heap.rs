@@ -234,10 +234,20 @@ impl PageHeap {
 
     /// A run of `len` pages of less than a hugepage at a multiple of `align`
     /// pages (at most a hugepage); and whether it is known to be zero.
-    pub(super) fn take_pages(&mut self, len: u32, align: u32) -> Option<(PageId, bool)> {
-        let mut taken = self.filler.take(&mut self.table, len, align);
+    ///
+    /// Of hugepages in use one is chosen that has `rooms` times the length in one
+    /// piece; where none has, the next of them counts.
+    pub(super) fn take_pages(
+        &mut self,
+        len: u32,
+        align: u32,
+        rooms: &[u32],
+    ) -> Option<(PageId, bool)> {
+        let roomy = |times: &u32| self.filler.take(&mut self.table, len, align, len * times);
+        let mut taken = rooms.iter().find_map(roomy);
+        taken = taken.or_else(|| self.filler.take(&mut self.table, len, align, len));
         if taken.is_none() && self.free_all_kept() {
-            taken = self.filler.take(&mut self.table, len, align);
+            taken = self.filler.take(&mut self.table, len, align, len);
         }
         let taken = match taken {
             Some(taken) => taken,
@@ -548,7 +558,7 @@ impl PageHeap {
     fn make_span(&mut self, class: ClassId) -> Option<(*mut Span, bool)> {
         let info = size_class::info(class);
         let record = self.new_record(span::units_for(info.objects as usize))?;
-        let Some((page, zero)) = self.take_pages(info.span_pages as u32, 1) else {
+        let Some((page, zero)) = self.take_pages(info.span_pages as u32, 1, &[]) else {
             self.put_record(record, span::units_for(info.objects as usize));
             return None;
         };

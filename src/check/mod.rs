@@ -95,7 +95,7 @@ fn make(told: Told) -> Option<(usize, bool)> {
 fn make_large(told: Told, need: usize) -> Option<(usize, bool)> {
     let unit = unit_bytes();
     let len = need.checked_next_multiple_of(unit)?.checked_add(unit)?;
-    let (start, zero) = large::allocate(len, told.align_bytes().max(unit))?;
+    let (start, zero) = large::allocate(len, told.align_bytes().max(unit), large::Room::Any)?;
     let place = Place { start, end: start + len - unit, class: ClassId::NONE };
     quarantine::guard(&place);
     let zero = zero && told.is_zeroed();
