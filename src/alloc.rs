@@ -21,6 +21,7 @@ use crate::back::page_map::PAGE_MAP;
 use crate::check;
 use crate::front::process::{self, Process};
 use crate::front::{cpu_cache, deferred, heartbeat, sections, slab, stray, take_in, vigil};
+use crate::middle::whole;
 use crate::os::fault::{Fault, die, die_knowing};
 use crate::os::thread::{Inside, ThreadWords};
 use crate::size_class::{self, class_of};
@@ -276,6 +277,40 @@ fn check_small(addr: usize, class: ClassId) {
 #[cold]
 pub fn large_block(align: usize, told: Told) -> (*mut u8, bool) {
     large_block_at(align, told, Room::Any)
+}
+
+/// An object of a class whose spans are one object, and whether it is zero; null
+/// when there is no memory. What the slab has comes first: it is warm.
+pub fn whole_object(class: ClassId, told: Told) -> (*mut u8, bool) {
+    match sections::pop(slab::class_at(class)) {
+        0 => whole_object_slow(class, told),
+        object => (with_exposed_provenance_mut(object), false),
+    }
+}
+
+#[cold]
+fn whole_object_slow(class: ClassId, told: Told) -> (*mut u8, bool) {
+    crate::fork::install();
+    let Some(_inside) = Inside::enter() else {
+        let size = size_class::info(class).size_bytes as usize;
+        return (aside::allocate(size, size_class::align_of(class)), false);
+    };
+    let Some(process) = process::get() else { return (null_mut(), false) };
+    let words = take_in::words(process);
+    free_deferred(process, words);
+    if process.config.check {
+        return checked_block(process, told);
+    }
+    heartbeat::count_large(process);
+    let (object, zero) = match cpu_cache::pop(words, class) {
+        0 => whole::take_one(class).unwrap_or((0, false)),
+        object => (object, false),
+    };
+    if object != 0 {
+        counters::count_allocation(process);
+    }
+    vigil::look(process, words);
+    (with_exposed_provenance_mut(object), zero)
 }
 
 /// As [`large_block`], with room to grow if there is any.

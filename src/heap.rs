@@ -11,6 +11,7 @@ use crate::back::page_map::PAGE_MAP;
 use crate::check;
 use crate::config::Config;
 use crate::front::{heartbeat, process, stray};
+use crate::middle::whole;
 use crate::os::fault::{Fault, die};
 use crate::os::refusal::{self, Refusals};
 use crate::os::thread::Inside;
@@ -57,17 +58,15 @@ pub fn allocate_zeroed_told(size: usize, align: usize, told: Told) -> *mut u8 {
 
 fn zeroed(class: ClassId, large_align: usize, told: Told) -> *mut u8 {
     let (size, told) = (told.size, told.zeroed());
-    if class == ClassId::NONE {
-        let (block, zero) = large_block(large_align, told);
-        if !block.is_null() && !zero {
-            // SAFETY: a block of at least `size` bytes, just allocated.
-            unsafe { block.write_bytes(0, size) };
-        }
-        return block;
-    }
-    let block = alloc::allocate_class(class, told);
-    if !block.is_null() {
-        // SAFETY: as above.
+    let (block, zero) = if class == ClassId::NONE {
+        large_block(large_align, told)
+    } else if whole::serves(class) {
+        alloc::whole_object(class, told)
+    } else {
+        (alloc::allocate_class(class, told), false)
+    };
+    if !block.is_null() && !zero {
+        // SAFETY: a block of at least `size` bytes, just allocated.
         unsafe { clear(block, size) };
     }
     block

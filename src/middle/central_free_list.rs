@@ -152,11 +152,11 @@ impl Central {
             }
         }
         let i = class.index();
-        // Spans of one object are nobody's to list.
-        let ours = if whole::serves(class) { 0 } else { tally.spans[i] };
-        let (spans, partial) = (ours as usize, tally.partial[i] as usize);
+        let (spans, partial) = (tally.spans[i] as usize, tally.partial[i] as usize);
         found.same(Kind::CentralListed, class, 0, listed, partial);
-        found.same(Kind::CentralSpans, class, 0, self.spans as usize, spans);
+        // Spans of one object are in no list.
+        let ours = if whole::serves(class) { whole::spans(class) } else { self.spans };
+        found.same(Kind::CentralSpans, class, 0, ours as usize, spans);
         found.same(Kind::CentralFree, class, 0, self.free as usize, free);
         found.same(Kind::CentralFree, class, 0, self.free as usize, tally.free[i] as usize);
     }

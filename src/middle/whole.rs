@@ -10,16 +10,40 @@
 #![allow(unsafe_code)]
 
 use crate::back::aside;
-use crate::back::page_heap::PAGE_HEAP;
+use crate::back::page_heap::{PAGE_HEAP, PageHeap};
 use crate::back::span::span_of;
 use crate::middle::central_free_list::die_in;
 use crate::os::fault::Fault;
-use crate::size_class::info;
+use crate::size_class::{self, info};
 use crate::units::ClassId;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::Relaxed;
+
+/// By class: objects that exist. Written under the page heap's lock, and read as
+/// statistics, so relaxed.
+static SPANS: [AtomicU32; size_class::COUNT] = [const { AtomicU32::new(0) }; size_class::COUNT];
 
 /// Whether this is how the class is served.
 pub fn serves(class: ClassId) -> bool {
     info(class).objects == 1
+}
+
+/// The spans of a class that exist.
+pub fn spans(class: ClassId) -> u32 {
+    SPANS.get(class.index()).map_or(0, |spans| spans.load(Relaxed))
+}
+
+/// Counts objects made (or, below zero, given back); the caller holds the lock.
+fn count(class: ClassId, change: i32) {
+    if let Some(spans) = SPANS.get(class.index()) {
+        spans.store(spans.load(Relaxed).wrapping_add_signed(change), Relaxed);
+    }
+}
+
+fn make(heap: &mut PageHeap, class: ClassId) -> Option<(usize, bool)> {
+    let made = heap.new_whole(class)?;
+    count(class, 1);
+    Some(made)
 }
 
 /// Fills `out`; how many objects there were.
@@ -27,11 +51,16 @@ pub fn take(class: ClassId, out: &mut [usize]) -> usize {
     let mut heap = PAGE_HEAP.lock();
     let mut taken = 0;
     for slot in out {
-        let Some((addr, _)) = heap.new_whole(class) else { break };
+        let Some((addr, _)) = make(&mut heap, class) else { break };
         *slot = addr;
         taken += 1;
     }
     taken
+}
+
+/// One object, and whether it is known to be zero.
+pub fn take_one(class: ClassId) -> Option<(usize, bool)> {
+    make(&mut PAGE_HEAP.lock(), class)
 }
 
 /// Gives objects back. Dies on one that is not a block of the class.
@@ -58,5 +87,6 @@ pub fn give(class: ClassId, objects: &[usize]) {
         // SAFETY: the span's only object is here; the map named the record, so
         // it is live, and in no list.
         unsafe { heap.free_span(at) };
+        count(class, -1);
     }
 }

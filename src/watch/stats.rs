@@ -7,7 +7,7 @@
 use crate::back::page_heap::{PAGE_HEAP, PEAK_BYTES};
 use crate::front::process::{self, Index, Process, Registration};
 use crate::front::{cpu_cache, remote, take_in};
-use crate::middle::{central_free_list, transfer_cache};
+use crate::middle::{central_free_list, transfer_cache, whole};
 use crate::os::output::Output;
 use crate::os::thread::Inside;
 use crate::os::{lock, refusal, rseq, sys};
@@ -201,6 +201,9 @@ impl Stats {
                 stats.spans = central.spans;
                 stats.central_free = u64::from(central.free);
                 self.central_locks += central.acquisitions;
+            }
+            if whole::serves(class) {
+                stats.spans = whole::spans(class);
             }
             stats.objects = u64::from(stats.spans) * u64::from(info(class).objects);
             self.cid_bytes += stats.cached * size;
