@@ -34,7 +34,10 @@ static WAITING: AtomicU32 = AtomicU32::new(0);
 
 /// A large allocation or free happened.
 pub fn count_large(process: &Process) {
-    if LARGE.fetch_add(1, Relaxed) % LARGE_PER_LOOK == 0 {
+    // Two at once may count as one: a look comes a little later.
+    let count = LARGE.load(Relaxed);
+    LARGE.store(count.wrapping_add(1), Relaxed);
+    if count % LARGE_PER_LOOK == 0 {
         beat(process);
     }
 }
