@@ -210,6 +210,9 @@ impl PageHeap {
         if spare > 0 {
             self.give_hugepages(HugeId(first.0 + need), spare, !zero);
         }
+        if zero {
+            self.advise_block(first, shape.whole, shape.tail, pages);
+        }
         self.settle(first, shape);
         self.use_pages(pages.0 as usize);
         Some((first.first_page(), zero))
@@ -291,7 +294,7 @@ impl PageHeap {
         if from.tail > 0 && !self.filler.has(&mut self.table, page.plus(old.0), rest) {
             return false;
         }
-        if need > 0 && !self.take_hugepages_at(next, need) {
+        if need > 0 && !self.take_hugepages_at(next, need, new) {
             return false;
         }
         if from.tail > 0 {
@@ -312,14 +315,23 @@ impl PageHeap {
         true
     }
 
-    /// Takes exactly these hugepages if they are free, or new, all of one kind.
-    fn take_hugepages_at(&mut self, first: HugeId, len: u32) -> bool {
+    /// Takes exactly these hugepages, the last ones of a block of `pages`, if they
+    /// are free, or new, all of one kind.
+    fn take_hugepages_at(&mut self, first: HugeId, len: u32, pages: Pages) -> bool {
         let Some(end) = first.0.checked_add(len) else { return false };
         let count = self.table.count;
         if end > count && (!self.is_cold(first, count) || !self.extend_to(end)) {
             return false;
         }
-        self.warm.take_at(&mut self.table, first, len) || self.take_cold_at(first, len)
+        if self.warm.take_at(&mut self.table, first, len) {
+            return true;
+        }
+        let taken = self.take_cold_at(first, len);
+        if taken {
+            let tail = Shape::of(pages).tail;
+            self.advise_block(first, len - u32::from(tail > 0), tail, pages);
+        }
+        taken
     }
 
     /// Moves a block's hugepages to a larger place and copies its tail; `None`

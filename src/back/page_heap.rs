@@ -9,13 +9,14 @@
 
 #![allow(unsafe_code)]
 
+mod advice;
 pub mod verify;
 
 use crate::back::address_space::AddressSpace;
 use crate::back::expected::Expected;
 use crate::back::huge_cache::HugeRanges;
 use crate::back::huge_filler::{Freed, HugeFiller};
-use crate::back::huge_page::{Advice, HugePage, HugeState, HugeTable, PageSet};
+use crate::back::huge_page::{HugePage, HugeState, HugeTable, PageSet};
 use crate::back::kept::KeptBlocks;
 use crate::back::page_map::PAGE_MAP;
 use crate::back::records::Records;
@@ -252,7 +253,10 @@ impl PageHeap {
         let taken = match taken {
             Some(taken) => taken,
             None => {
-                let (id, _) = self.take_hugepages(1)?;
+                let (id, zero) = self.take_hugepages(1)?;
+                if zero {
+                    self.advise(id, 1, true);
+                }
                 self.filler.add(&mut self.table, id);
                 // An empty hugepage has the run whatever the alignment.
                 self.filler.take_first(&mut self.table, id, len)
@@ -263,7 +267,8 @@ impl PageHeap {
         Some(taken)
     }
 
-    /// Whole hugepages, in a row, in no state; and whether all are zero.
+    /// Whole hugepages, in a row, in no state; and whether all are zero: then the
+    /// caller sees to [`PageHeap::advise`].
     pub(super) fn take_hugepages(&mut self, len: u32) -> Option<(HugeId, bool)> {
         if let Some(id) = self.warm.take(&mut self.table, len) {
             return Some((id, false));
@@ -280,7 +285,6 @@ impl PageHeap {
             Some(id) => id,
             None => self.extend(len)?,
         };
-        self.advise(id, len);
         Some((id, true))
     }
 
@@ -326,11 +330,7 @@ impl PageHeap {
 
     /// Takes exactly these hugepages if all are cold.
     pub(super) fn take_cold_at(&mut self, first: HugeId, len: u32) -> bool {
-        let taken = self.cold.take_at(&mut self.table, first, len);
-        if taken {
-            self.advise(first, len);
-        }
-        taken
+        self.cold.take_at(&mut self.table, first, len)
     }
 
     /// Blocks are copied from now on.
@@ -374,31 +374,6 @@ impl PageHeap {
     pub(super) fn unuse_pages(&mut self, pages: usize) {
         self.counts.in_use_pages -= pages;
         IN_USE_BYTES.store(self.counts.in_use_pages * PAGE_BYTES, Relaxed); // as above
-    }
-
-    /// Tells the kernel about hugepages for memory about to be touched first.
-    fn advise(&mut self, first: HugeId, len: u32) {
-        let heap = self.counts.in_use_pages * PAGE_BYTES + ((len as usize) << HUGE_SHIFT);
-        let (advice, call) = match self.policy.thp {
-            Thp::Never => return,
-            // A small heap must not be blown up to whole hugepages.
-            _ if heap < self.policy.thp_after_bytes => match self.policy.thp {
-                Thp::Always => (Advice::NoHuge, libc::MADV_NOHUGEPAGE),
-                _ => return,
-            },
-            _ => (Advice::Huge, libc::MADV_HUGEPAGE),
-        };
-        if (first.0..first.0 + len).all(|id| self.table.at(id).advice == advice) {
-            return;
-        }
-        // SAFETY: our own arena; a refusal costs nothing but speed.
-        let _ = unsafe { sys::madvise(huge_addr(first), (len as usize) << HUGE_SHIFT, call) };
-        for id in first.0..first.0 + len {
-            self.table.at(id).advice = advice;
-        }
-        if advice == Advice::Huge {
-            self.counts.advised += len;
-        }
     }
 
     /// Gives up to `most` warm hugepages back to the kernel; how many.
