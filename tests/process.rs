@@ -16,6 +16,8 @@ mod deepbind;
 mod life;
 #[path = "process/loading.rs"]
 mod loading;
+#[path = "process/peaks.rs"]
+mod peaks;
 #[path = "process/returns.rs"]
 mod returns;
 #[path = "process/signals.rs"]

@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 mod advice;
+mod trade;
 pub mod verify;
 
 use crate::back::address_space::AddressSpace;
@@ -57,6 +58,8 @@ pub struct PageHeap {
     /// The least of the filler's free dirty pages since the last look.
     filler_low_pages: u32,
     release: Release,
+    /// The most pages that were backed at once, see `trade`.
+    most_backed_pages: usize,
     pub counts: Counts,
 }
 
@@ -184,6 +187,7 @@ impl PageHeap {
             step_pages: 0,
             refused: false,
         },
+        most_backed_pages: 0,
         counts: Counts {
             in_use_pages: 0,
             spans: 0,
@@ -264,6 +268,7 @@ impl PageHeap {
         };
         self.filler_low_pages = self.filler_low_pages.min(self.filler.free_dirty_pages);
         self.use_pages(len as usize);
+        self.note_backed();
         Some(taken)
     }
 
@@ -279,8 +284,9 @@ impl PageHeap {
         if len as usize > self.space.arena.limit_bytes() >> HUGE_SHIFT {
             return None;
         }
-        // What is warm and does not fit would come on top of the new memory.
-        self.cool(len);
+        // What is free and does not fit would come on top of the new memory.
+        let cooled = self.cool(len);
+        self.trade_pages(len * PAGES_PER_HUGE, cooled * PAGES_PER_HUGE);
         let id = match self.cold.take(&mut self.table, len) {
             Some(id) => id,
             None => self.extend(len)?,
