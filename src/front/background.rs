@@ -10,14 +10,15 @@
 use crate::back::page_heap::MEMORY_WAITS;
 use crate::front::heartbeat;
 use crate::front::process::{self, Process};
-use crate::os::sys;
 use crate::os::thread::Inside;
 use crate::os::weak::weak_address;
+use crate::os::{environment, sys};
 use core::ffi::{c_int, c_void};
 use core::ptr::{null, null_mut};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU32, fence};
 
+const OPTION: &[u8] = b"CIDALLOC_BACKGROUND=";
 static RUNNING: AtomicBool = AtomicBool::new(false);
 /// The futex that the thread sleeps on: 1 while it does, or is about to.
 static ASLEEP: AtomicU32 = AtomicU32::new(0);
@@ -35,7 +36,9 @@ static START: extern "C" fn() = start;
 
 /// Makes the thread, if the option asks for it and there is none.
 pub extern "C" fn start() {
-    let wanted = process::get().is_some_and(|process| process.config.background);
+    // A program that makes no block is not initialised for the question alone.
+    let asked = process::peek().is_some() || environment::has(OPTION);
+    let wanted = asked && process::get().is_some_and(|process| process.config.background);
     let create = weak_address!("pthread_create");
     if !wanted || create.is_null() || RUNNING.swap(true, Relaxed) {
         return;

@@ -34,6 +34,13 @@ pub fn each(prefix: &[u8], mut f: impl FnMut(&[u8], &[u8])) {
     }
 }
 
+/// Whether an entry starts with `prefix`.
+pub fn has(prefix: &[u8]) -> bool {
+    let mut found = false;
+    each(prefix, |_, _| found = true);
+    found
+}
+
 /// The name and the value of an entry whose name starts with `prefix`.
 pub fn split<'a>(entry: &'a [u8], prefix: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     let at = entry.iter().position(|&b| b == b'=').filter(|_| entry.starts_with(prefix))?;
