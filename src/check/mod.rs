@@ -203,5 +203,7 @@ pub fn verify_all() {
 static AT_EXIT: extern "C" fn() = at_exit;
 
 extern "C" fn at_exit() {
-    verify_all();
+    if is_on() {
+        verify_all();
+    }
 }

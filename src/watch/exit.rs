@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::config::{Config, StatsChoice};
-use crate::front::process;
+use crate::front::process::{self, Process};
 use crate::os::sys;
 use crate::watch::stats::Stats;
 use core::ffi::CStr;
@@ -13,7 +13,14 @@ use core::ffi::CStr;
 static REPORT: extern "C" fn() = report;
 
 extern "C" fn report() {
-    let Some(process) = process::peek() else { return };
+    if let Some(process) = process::peek().filter(|p| p.config.stats != StatsChoice::Off) {
+        write(process);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn write(process: &Process) {
     match process.config.stats {
         StatsChoice::Off => {}
         StatsChoice::Text => Stats::collect().write_text(process.stderr),
