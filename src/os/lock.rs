@@ -33,10 +33,37 @@ pub enum Rank {
 /// Waits on any lock that ended in a futex, since start.
 pub static WAITS: Counter = Counter::new(0);
 
+/// The rank, where it is checked. Elsewhere zero memory is an open lock of any
+/// rank, so that tables of locks cost nothing before they are used.
+#[derive(Debug)]
+struct Kept {
+    #[cfg(debug_assertions)]
+    rank: Rank,
+}
+
+impl Kept {
+    const fn new(rank: Rank) -> Kept {
+        #[cfg(not(debug_assertions))]
+        let _ = rank;
+        Kept {
+            #[cfg(debug_assertions)]
+            rank,
+        }
+    }
+
+    #[inline]
+    fn number(&self) -> u8 {
+        #[cfg(debug_assertions)]
+        return self.rank as u8;
+        #[cfg(not(debug_assertions))]
+        0
+    }
+}
+
 #[derive(Debug)]
 pub struct Lock<T> {
     word: AtomicU32,
-    rank: Rank,
+    rank: Kept,
     value: UnsafeCell<T>,
 }
 
@@ -45,7 +72,7 @@ unsafe impl<T: Send> Sync for Lock<T> {}
 
 impl<T> Lock<T> {
     pub const fn new(rank: Rank, value: T) -> Lock<T> {
-        Lock { word: AtomicU32::new(0), rank, value: UnsafeCell::new(value) }
+        Lock { word: AtomicU32::new(0), rank: Kept::new(rank), value: UnsafeCell::new(value) }
     }
 
     #[inline]
@@ -58,7 +85,7 @@ impl<T> Lock<T> {
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         // Acquire pairs with the Release in `release`.
         self.word.compare_exchange(0, 1, Acquire, Relaxed).ok()?;
-        thread::entered(self.rank as u8);
+        thread::entered(self.rank.number());
         Some(Guard { lock: self })
     }
 
@@ -68,7 +95,7 @@ impl<T> Lock<T> {
         if self.word.compare_exchange(0, 1, Acquire, Relaxed).is_err() {
             self.acquire_slow();
         }
-        thread::entered(self.rank as u8);
+        thread::entered(self.rank.number());
     }
 
     #[cold]
@@ -93,7 +120,7 @@ impl<T> Lock<T> {
     /// The calling thread holds the lock, and no guard of it remains.
     #[inline]
     pub unsafe fn release(&self) {
-        thread::left(self.rank as u8);
+        thread::left(self.rank.number());
         // Release pairs with the Acquire of the next holder.
         if self.word.swap(0, Release) == 2 {
             sys::futex_wake(&self.word, 1);
