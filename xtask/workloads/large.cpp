@@ -1,5 +1,7 @@
 // Large blocks: growth by realloc, growing vectors, buffers in random order.
 #include "common.h"
+#include <algorithm>
+#include <time.h>
 
 namespace {
 
@@ -13,26 +15,36 @@ void verify(const unsigned char *p, size_t to) {
     for (size_t i = 0; i < to; i += 4096) check(p[i] == (unsigned char)(i >> 12), "large");
 }
 
-uint64_t grow(size_t limit, double factor, int times) {
-    for (int i = 0; i < times; i++) {
-        size_t size = 4096;
-        auto *p = static_cast<unsigned char *>(malloc(size));
-        touch(p, 0, size);
-        while (size < limit) {
-            size_t bigger = size_t(double(size) * factor) & ~size_t(4095);
-            if (bigger <= size) bigger = size + 4096;
-            p = static_cast<unsigned char *>(realloc(p, bigger));
-            check(p != nullptr, "out of memory");
-            touch(p, size, bigger);
-            size = bigger;
-        }
-        verify(p, size);
-        free(p);
-    }
-    return uint64_t(times);
+// Nanoseconds that this thread has run.
+uint64_t cpu_ns() {
+    timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return uint64_t(t.tv_sec) * 1000000000u + uint64_t(t.tv_nsec);
 }
-uint64_t realloc_doubling() { return grow(512 * MB, 2, 2); }
-uint64_t realloc_by_half() { return grow(512 * MB, 1.5, 2); }
+
+// Grows one buffer to `limit`. `copied_kb` is what realloc took as long for as copying
+// takes at least, and moving of page tables never: less than 10 GB/s.
+uint64_t grow(size_t limit, double factor) {
+    size_t size = 4096, copied = 0;
+    auto *p = static_cast<unsigned char *>(malloc(size));
+    touch(p, 0, size);
+    while (size < limit) {
+        size_t bigger = std::min(limit, size_t(double(size) * factor) & ~size_t(4095));
+        if (bigger <= size) bigger = size + 4096;
+        uint64_t from = cpu_ns();
+        p = static_cast<unsigned char *>(realloc(p, bigger));
+        check(p != nullptr, "out of memory");
+        if (size >= MB && cpu_ns() - from > size / 10) copied += size;
+        touch(p, size, bigger);
+        size = bigger;
+    }
+    verify(p, size);
+    free(p);
+    printf("copied_kb %zu\n", copied / 1024);
+    return size;
+}
+uint64_t realloc_doubling() { return grow(1024 * MB, 2); }
+uint64_t realloc_by_half() { return grow(1024 * MB, 1.5); }
 // Many buffers that all start small and grow to 64 KB.
 uint64_t realloc_small() {
     uint64_t sum = 0;

@@ -4,8 +4,8 @@
  *
  * Writes one line of NAME=VALUE words to FD.  It is a program of its own, and a
  * small one: a child's peak memory counts what its parent held when it forked.
- * Environment for the program alone is in CIDALLOC_BENCH_ENV, words of A=B
- * between newlines, so that launch itself is not preloaded. */
+ * Environment for the program alone is in BENCH_ENV, words of A=B between
+ * newlines, so that launch itself is not preloaded; BENCH_ENV is not passed on. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
@@ -54,7 +54,9 @@ int main(int argc, char **argv) {
     if (child == 0) {
         setpgid(0, 0);
         close(fd);
-        char *env = getenv("CIDALLOC_BENCH_ENV");
+        char *env = getenv("BENCH_ENV");
+        if (env) env = strdup(env);
+        unsetenv("BENCH_ENV");
         for (char *word = env ? strtok(env, "\n") : NULL; word; word = strtok(NULL, "\n"))
             putenv(word);
         execvp(argv[3], argv + 3);

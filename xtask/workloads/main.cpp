@@ -1,14 +1,12 @@
 // The synthetic workloads of `cargo xtask bench`, one name per run.
 //
-//     workloads NAME    runs it, checks its result, prints the measured lines
-//     workloads which   prints the library that malloc comes from
+//     workloads NAME   runs it, checks its result, prints the measured lines
 //
 // Measured lines are "NAME NUMBER", as src/bench/measuring.rs reads them.
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
 #include "common.h"
-#include <dlfcn.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -61,20 +59,8 @@ long rss_kb() {
     return pages[1] * (sysconf(_SC_PAGESIZE) / 1024);
 }
 
-static int which() {
-    Dl_info info;
-    void *p = dlsym(RTLD_DEFAULT, "malloc");
-    check(p && dladdr(p, &info), "malloc has no library");
-    printf("malloc %s\n", info.dli_fname);
-    free(malloc(100));
-    if (void *f = dlsym(RTLD_DEFAULT, "MallocExtension_Internal_GetPerCpuCachesActive"))
-        printf("per_cpu %s\n", reinterpret_cast<bool (*)()>(f)() ? "on" : "off");
-    return 0;
-}
-
 int main(int argc, char **argv) {
     if (argc != 2) return 2;
-    if (!strcmp(argv[1], "which")) return which();
     for (auto *family : {&compute, &servers, &threads, &large, &phases})
         for (const Workload &w : *family)
             if (!strcmp(w.name, argv[1])) {

@@ -1,6 +1,8 @@
 // The same work on 2 to 1,000 threads, and threads that come and go.
 #include "common.h"
 #include <atomic>
+#include <condition_variable>
+#include <mutex>
 #include <thread>
 
 namespace {
@@ -14,10 +16,11 @@ struct Exchange {
     }
 };
 
-// Each thread keeps a window of blocks and now and then swaps one with the others.
-uint64_t work(unsigned me, int operations, Exchange &exchange) {
-    constexpr uint32_t window = 256;
-    Random random(me + 60);
+// Each thread fills a window of blocks, now and then swaps one with the others, and
+// empties the window at the end but for a few, as after a request.
+uint64_t work(unsigned me, unsigned turn, int operations, Exchange &exchange) {
+    constexpr uint32_t window = 256, kept = 4;
+    Random random(me * 64 + turn + 60);
     unsigned char *held[window] = {};
     size_t sizes[window] = {};
     uint64_t made = 0;
@@ -34,19 +37,52 @@ uint64_t work(unsigned me, int operations, Exchange &exchange) {
         held[at] = make(sizes[at], (unsigned char)i);
         made++;
     }
-    for (auto *p : held) free(p);
+    for (uint32_t i = 0; i < window; i++) {
+        if (i < kept) held[i] = exchange.slots[(me * kept + i) % exchange.slots.size()].exchange(held[i]);
+        free(held[i]);
+    }
     return made;
 }
 
+// Until all have come.
+class Barrier {
+    std::mutex lock;
+    std::condition_variable changed;
+    unsigned count, waiting = 0, turn = 0;
+
+  public:
+    explicit Barrier(unsigned count) : count(count) {}
+    void wait() {
+        std::unique_lock<std::mutex> held(lock);
+        unsigned mine = turn;
+        if (++waiting == count) {
+            waiting = 0;
+            turn++;
+            changed.notify_all();
+        } else {
+            changed.wait(held, [&] { return turn != mine; });
+        }
+    }
+};
+
+// All threads live from the first to the last of six turns, in each of which every
+// one of them works: what each thread keeps for itself is kept so many times.
 template <unsigned COUNT> uint64_t many() {
-    constexpr int operations = 24000000 / COUNT;
-    Exchange exchange(1024);
+    constexpr unsigned turns = 6;
+    constexpr int operations = 9000000 / COUNT / turns;
+    Exchange exchange(4096);
+    Barrier barrier(COUNT);
     std::vector<std::thread> running;
     std::atomic<uint64_t> sum{0};
     for (unsigned i = 0; i < COUNT; i++)
-        running.emplace_back([&, i] { sum += work(i, operations, exchange); });
+        running.emplace_back([&, i] {
+            for (unsigned turn = 0; turn < turns; turn++) {
+                barrier.wait();
+                sum += work(i, turn, operations, exchange);
+            }
+        });
     for (auto &t : running) t.join();
-    check(sum == uint64_t(COUNT) * operations, "threads' sum");
+    check(sum == uint64_t(COUNT) * turns * operations, "threads' sum");
     return sum;
 }
 
@@ -57,7 +93,7 @@ uint64_t come_and_go() {
     for (unsigned round = 0; round < 1000; round++) {
         std::thread running[8];
         for (unsigned i = 0; i < 8; i++)
-            running[i] = std::thread([&, i] { sum += work(round * 8 + i, 1000, exchange); });
+            running[i] = std::thread([&, i] { sum += work(round * 8 + i, 0, 1000, exchange); });
         for (auto &t : running) t.join();
     }
     check(sum == 8000000, "come and go");

@@ -1,15 +1,20 @@
-//! The allocators: how each is obtained, built as a library to preload, and checked.
+//! The allocators: how each is obtained, as a library to preload and as the
+//! `#[global_allocator]` of the Rust programs, and checked.
 //!
-//! Sources come from crates.io through cargo, at the versions below; libraries are
-//! kept in the cache by version. What cannot be built is said, and left out.
-//! To follow a peer's new version, change its row in `CRATES`.
+//! Sources come from crates.io through cargo, at the versions below; what is built
+//! of them is kept in the cache by version. What cannot be built is said, and left
+//! out. To follow a peer's new version, change its row in `CRATES`, and the crate
+//! in xtask/workloads/rust/Cargo.toml.
 
+use super::commands::{run, run_aloud, text};
 use super::workloads::Tools;
-use super::{Result, root, target};
+use super::{Result, peers, root, target};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+
+/// Variables of the environment.
+pub type Environment = &'static [(&'static str, &'static str)];
 
 /// One allocator as the runs use it.
 #[derive(Clone, Debug)]
@@ -17,9 +22,35 @@ pub struct Allocator {
     pub name: String,
     /// Preloaded; None is the C library's own.
     pub library: Option<PathBuf>,
-    pub environment: &'static [(&'static str, &'static str)],
+    /// The Rust programs; None if they could not be built.
+    pub rust: Option<PathBuf>,
+    /// The Rust programs are built on the system's malloc: `library` is preloaded
+    /// into them, too.
+    pub rust_is_preloaded: bool,
+    pub environment: Environment,
+    /// What starts its background thread, if it has one.
+    pub background: Environment,
     /// Version and mode, for the report.
     pub note: String,
+}
+
+impl Allocator {
+    pub fn new(name: &str, library: Option<PathBuf>, note: String) -> Self {
+        Allocator {
+            name: name.into(),
+            library,
+            rust: None,
+            rust_is_preloaded: true,
+            environment: &[],
+            background: &[],
+            note,
+        }
+    }
+
+    /// What is preloaded into a C program or, if `is_rust`, into the Rust programs.
+    pub fn preloaded(&self, is_rust: bool) -> Option<&Path> {
+        self.library.as_deref().filter(|_| !is_rust || self.rust_is_preloaded)
+    }
 }
 
 /// Parses NAME=PATH.so.
@@ -27,7 +58,7 @@ pub fn named(text: &str) -> Result<Allocator> {
     let (name, path) = text.split_once('=').ok_or("it must be NAME=PATH.so")?;
     let path = Path::new(path).canonicalize().map_err(|e| format!("{path}: {e}"))?;
     let note = format!("given as {}", path.display());
-    Ok(Allocator { name: name.into(), library: Some(path), environment: &[], note })
+    Ok(Allocator::new(name, Some(path), note))
 }
 
 /// Ours comes first in every table.
@@ -46,7 +77,10 @@ struct Peer {
     /// The crate its source is in; none: a Debian package.
     source: Option<&'static str>,
     build: fn(&Path, &Path) -> Result<()>,
-    environment: &'static [(&'static str, &'static str)],
+    /// The feature of xtask/workloads/rust that makes it the global allocator.
+    feature: Option<&'static str>,
+    environment: Environment,
+    background: Environment,
     note: &'static str,
 }
 
@@ -54,83 +88,109 @@ const PEERS: [Peer; 7] = [
     Peer {
         name: "mimalloc",
         source: Some("libmimalloc-sys"),
-        build: mimalloc,
+        build: peers::mimalloc,
+        feature: Some("mimalloc"),
         environment: &[],
+        background: &[],
         note: "v3, as bundled by",
     },
     Peer {
         name: "jemalloc",
         source: Some("tikv-jemalloc-sys"),
-        build: jemalloc,
+        build: peers::jemalloc,
+        feature: Some("jemalloc"),
         environment: &[],
+        background: &[
+            ("MALLOC_CONF", "background_thread:true"),
+            ("_RJEM_MALLOC_CONF", "background_thread:true"),
+        ],
         note: "5.3.1, as bundled by",
     },
     Peer {
         name: "snmalloc",
         source: Some("snmalloc-sys"),
-        build: snmalloc,
+        build: peers::snmalloc,
+        feature: Some("snmalloc"),
         environment: &[],
+        background: &[],
         note: "its malloc shim, as bundled by",
     },
     Peer {
         name: "tcmalloc",
         source: Some("libtcmalloc-sys"),
-        build: tcmalloc,
+        build: peers::tcmalloc,
+        feature: Some("tcmalloc"),
         environment: &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")],
+        background: &[],
         note: "google's, rseq left to it (glibc.pthread.rseq=0), as bundled by",
     },
     Peer {
         name: "tcmalloc-rseq-on",
         source: Some("libtcmalloc-sys"),
-        build: tcmalloc,
+        build: peers::tcmalloc,
+        feature: Some("tcmalloc"),
         environment: &[("GLIBC_TUNABLES", "glibc.pthread.rseq=1")],
+        background: &[],
         note: "google's, glibc registers rseq (the default), as bundled by",
     },
     Peer {
         name: "rpmalloc",
         source: Some("rpmalloc-sys"),
-        build: rpmalloc,
+        build: peers::rpmalloc,
+        feature: Some("rpmalloc"),
         environment: &[],
+        background: &[],
         note: "1.4 (no crate bundles 2.0), as bundled by",
     },
     Peer {
         name: "gperftools",
         source: None,
-        build: gperftools,
+        build: peers::gperftools,
+        feature: None,
         environment: &[],
+        background: &[],
         note: "Debian's libtcmalloc_minimal",
     },
 ];
 
 /// cidalloc, glibc, the peers that could be built, and `more`; of these only
-/// those named in `only`, unless that is empty.
+/// those named in `only`, unless that is empty. The Rust programs are built if
+/// `with_rust`.
 pub fn obtain(
     cache: &Path,
     tools: &Tools,
     more: &[Allocator],
     only: &[String],
+    with_rust: bool,
 ) -> Result<Vec<Allocator>> {
     let wanted = |name: &str| only.is_empty() || only.iter().any(|o| o == name);
-    let mut all = vec![ours()?];
-    all.push(Allocator {
-        name: "glibc".into(),
-        library: None,
-        environment: &[],
-        note: "the system's".into(),
-    });
+    let mut all = Vec::new();
+    if wanted(OURS) {
+        all.push(ours(cache, with_rust)?);
+    }
+    let system = if with_rust { rust_programs(cache, None, "system") } else { None };
+    if wanted("glibc") {
+        all.push(Allocator::new("glibc", None, "the system's".into()));
+    }
     for peer in PEERS.iter().filter(|peer| wanted(peer.name)) {
         match library(cache, peer) {
             Ok((path, note)) => all.push(Allocator {
-                name: peer.name.into(),
-                library: Some(path),
+                rust: peer.feature.filter(|_| with_rust).and_then(|feature| {
+                    let version = note.rsplit(' ').next().unwrap_or_default();
+                    rust_programs(cache, Some(feature), version)
+                }),
+                rust_is_preloaded: peer.feature.is_none(),
                 environment: peer.environment,
-                note,
+                background: peer.background,
+                ..Allocator::new(peer.name, Some(path), note)
             }),
             Err(why) => eprintln!("NOT COMPARED: {} could not be built: {why}", peer.name),
         }
     }
     all.extend(more.iter().cloned());
-    all.retain(|a| wanted(&a.name) || more.iter().any(|m| m.name == a.name));
+    for allocator in all.iter_mut().filter(|a| a.rust_is_preloaded) {
+        allocator.rust = system.clone();
+    }
     all.retain_mut(|allocator| match which(allocator, tools) {
         Ok(mode) => {
             allocator.note += &mode;
@@ -145,36 +205,111 @@ pub fn obtain(
     if all.is_empty() { Err("no allocator is left to run".into()) } else { Ok(all) }
 }
 
-fn ours() -> Result<Allocator> {
+fn ours(cache: &Path, with_rust: bool) -> Result<Allocator> {
     eprintln!("building cidalloc");
     run(Command::new("cargo").args(["build", "--quiet", "--release", "-p", "cidalloc-ffi"]))?;
+    let library = target().join("release/libcidalloc.so");
+    // A copy: what is measured does not change when this checkout is built again.
+    let copy = cache.join("libcidalloc.so");
+    let _ = fs::remove_file(&copy);
+    fs::copy(&library, &copy).map_err(|e| format!("{}: {e}", library.display()))?;
     let version = text(Command::new("git").args(["describe", "--always", "--dirty"]))?;
     Ok(Allocator {
-        name: OURS.into(),
-        library: Some(target().join("release/libcidalloc.so")),
-        environment: &[],
-        note: format!("this checkout, {}", version.trim()),
+        rust: if with_rust { rust_programs(cache, Some(OURS), "checkout") } else { None },
+        rust_is_preloaded: false,
+        background: &[("CIDALLOC_BACKGROUND", "on")],
+        ..Allocator::new(OURS, Some(copy), format!("this checkout, {}", version.trim()))
     })
 }
 
-/// Runs a program under `allocator` that says where its malloc is; returns the
-/// mode if it says one.
-fn which(allocator: &Allocator, tools: &Tools) -> Result<String> {
-    let mut command = Command::new(&tools.programs);
-    command.arg("which").envs(allocator.environment.iter().map(|(n, v)| (n, v)));
-    if let Some(library) = &allocator.library {
-        command.env("LD_PRELOAD", library);
+/// "Does nothing": the floor of `calls`.
+pub fn nothing(cache: &Path, tools: &Tools) -> Allocator {
+    Allocator {
+        rust: rust_programs(cache, Some("nothing"), "checkout"),
+        rust_is_preloaded: false,
+        ..Allocator::new("nothing", Some(tools.nothing.clone()), "does nothing".into())
     }
-    let said = text(&mut command)?;
-    let malloc = said.lines().find_map(|l| l.strip_prefix("malloc ")).unwrap_or_default();
-    match &allocator.library {
-        Some(library) if Path::new(malloc) != library => {
-            return Err(format!("preloading {} leaves malloc in {malloc}", library.display()));
+}
+
+/// Writes what benches/peers.rs needs: of each allocator its name, and of both
+/// interfaces the program that times calls, what is preloaded, and the environment.
+pub fn list(cache: &Path, allocators: &[Allocator], tools: &Tools) -> Result<()> {
+    let mut text = String::new();
+    for a in allocators {
+        for is_rust in [false, true] {
+            let program = if is_rust { a.rust.as_deref() } else { Some(tools.calls.as_path()) };
+            let Some(program) = program else { continue };
+            let library = a.preloaded(is_rust).unwrap_or(Path::new(""));
+            let environment: Vec<_> =
+                a.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let interface = if is_rust { "rust" } else { "c" };
+            let (program, library) = (program.display(), library.display());
+            let environment = environment.join(" ");
+            text += &format!("{interface}\t{}\t{program}\t{library}\t{environment}\n", a.name);
         }
-        _ => {}
     }
-    let per_cpu = said.lines().find_map(|l| l.strip_prefix("per_cpu "));
-    Ok(per_cpu.map(|mode| format!("; its per-CPU mode is {mode}")).unwrap_or_default())
+    fs::write(cache.join("callers.tsv"), text).map_err(|e| format!("callers.tsv: {e}"))
+}
+
+/// The Rust programs with `feature` for their global allocator; said, if they
+/// cannot be built. Cargo sees what has changed, and shows its progress.
+fn rust_programs(cache: &Path, feature: Option<&str>, version: &str) -> Option<PathBuf> {
+    let name = format!("rust-{}-{version}", feature.unwrap_or("glibc"));
+    let target = cache.join("rust");
+    eprintln!("building the Rust programs on {}", feature.unwrap_or("the system's malloc"));
+    let mut command = Command::new("cargo");
+    command.args(["build", "--release", "--locked", "--manifest-path"]);
+    command.arg(root().join("xtask/workloads/rust/Cargo.toml"));
+    command.arg("--target-dir").arg(&target).args(["--features", feature.unwrap_or_default()]);
+    let programs = cache.join("bin").join(name);
+    let built = target.join("release/cidalloc-bench-programs");
+    let _ = fs::remove_file(&programs);
+    match run_aloud(&mut command)
+        .and_then(|()| fs::copy(&built, &programs).map_err(|e| format!("{}: {e}", built.display())))
+    {
+        Ok(_) => Some(programs),
+        Err(why) => {
+            eprintln!("NOT COMPARED in Rust: {}: {why}", feature.unwrap_or_default());
+            None
+        }
+    }
+}
+
+/// Runs programs under `allocator` that say where their malloc is; returns the
+/// mode if they say one.
+fn which(allocator: &Allocator, tools: &Tools) -> Result<String> {
+    let ask = |program: &Path, is_rust: bool| {
+        let mut command = Command::new(program);
+        command.arg("which").envs(allocator.environment.iter().copied());
+        let library = allocator.preloaded(is_rust);
+        if let Some(library) = library {
+            command.env("LD_PRELOAD", library);
+        }
+        let said = text(&mut command)?;
+        let word = |name: &str| said.lines().find_map(|l| l.strip_prefix(name)).map(str::to_owned);
+        // Names of crates contain those of their allocators: "tikv-jemallocator".
+        let built = word("allocator ").unwrap_or_default();
+        let own = allocator.name.split('-').next().unwrap_or_default();
+        if is_rust && !allocator.rust_is_preloaded && !built.contains(own) {
+            return Err(format!("{} is built on {built}", program.display()));
+        }
+        let malloc = word("malloc ").unwrap_or_default();
+        match library {
+            Some(library) if Path::new(&malloc) != library => {
+                Err(format!("preloading {} leaves malloc in {malloc}", library.display()))
+            }
+            _ => Ok(word("per_cpu ")),
+        }
+    };
+    let c = ask(&tools.which, false)?;
+    let rust = allocator.rust.as_deref().map_or(Ok(None), |program| ask(program, true))?;
+    Ok(match (c, rust) {
+        (Some(c), Some(rust)) if c != rust => {
+            format!("; its per-CPU mode is {c} when preloaded, {rust} in Rust programs")
+        }
+        (Some(mode), _) | (None, Some(mode)) => format!("; its per-CPU mode is {mode}"),
+        (None, None) => String::new(),
+    })
 }
 
 /// The peer's library, built if it is not in the cache, and what it is.
@@ -229,159 +364,4 @@ fn source(cache: &Path, name: &str, version: &str) -> Result<PathBuf> {
         })
         .map(Path::to_path_buf)
         .ok_or_else(|| format!("cargo has no source of {name} {version}"))
-}
-
-/// Runs it in the repository; on failure the end of what it said.
-pub fn run(command: &mut Command) -> Result<()> {
-    text(command).map(|_| ())
-}
-
-fn text(command: &mut Command) -> Result<String> {
-    if command.get_current_dir().is_none() {
-        command.current_dir(root());
-    }
-    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = said.lines().collect();
-    let end = lines[lines.len().saturating_sub(8)..].join("\n  ");
-    Err(format!("{} {}: {end}", command.get_program().to_string_lossy(), output.status))
-}
-
-/// What all of them are compiled with; each adds the flags of its own build files.
-const SHARED: [&str; 5] = ["-w", "-DNDEBUG", "-fPIC", "-ftls-model=initial-exec", "-shared"];
-
-fn mimalloc(from: &Path, work: &Path) -> Result<()> {
-    let from = from.join("c_src/mimalloc/v3");
-    run(Command::new("cc")
-        .args(SHARED)
-        .args(["-O3", "-std=gnu11", "-fvisibility=hidden", "-fno-builtin-malloc"])
-        .args(["-DMI_BUILD_RELEASE", "-DMI_SHARED_LIB", "-DMI_SHARED_LIB_EXPORT"])
-        .arg("-DMI_MALLOC_OVERRIDE")
-        .arg("-I")
-        .arg(from.join("include"))
-        .arg("-I")
-        .arg(from.join("src"))
-        .arg(from.join("src/static.c"))
-        .args(["-lpthread", "-o"])
-        .arg(work.join("lib.so")))
-}
-
-fn jemalloc(from: &Path, work: &Path) -> Result<()> {
-    let tree = work.join("tree");
-    let _ = fs::remove_dir_all(&tree);
-    run(Command::new("cp").arg("-r").arg(from.join("jemalloc")).arg(&tree))?;
-    run(Command::new("cp").arg(from.join("configure/configure")).arg(&tree))?;
-    run(Command::new("sh")
-        .args(["configure", "--with-version=5.3.1-0-g0", "--enable-doc=no", "--disable-static"])
-        .current_dir(&tree))?;
-    run(Command::new("make").args(["-j2", "build_lib_shared"]).current_dir(&tree))?;
-    fs::copy(tree.join("lib/libjemalloc.so.2"), work.join("lib.so")).map_err(|e| e.to_string())?;
-    Ok(())
-}
-
-fn snmalloc(from: &Path, work: &Path) -> Result<()> {
-    let from = from.join("upstream/src");
-    let mut command = Command::new("c++");
-    command.args(SHARED).args(["-O3", "-std=c++20", "-fvisibility=hidden", "-fomit-frame-pointer"]);
-    if cfg!(target_arch = "x86_64") {
-        command.arg("-mcx16");
-    }
-    run(command
-        .args(["-ffunction-sections", "-static-libstdc++"])
-        .args(["-DSNMALLOC_USE_CXX11_THREAD_ATEXIT_DIRECT", "-DSNMALLOC_USE_WAIT_ON_ADDRESS=1"])
-        .args(["-DSNMALLOC_HAS_LINUX_FUTEX_H", "-DSNMALLOC_HAS_LINUX_RANDOM_H"])
-        .args(["-DSNMALLOC_PLATFORM_HAS_GETENTROPY", "-DSNMALLOC_CHECK_LOADS=false"])
-        .args(["-DSNMALLOC_PAGEID=false", "-DSNMALLOC_NO_REALLOCARRAY"])
-        .args(["-DSNMALLOC_NO_REALLOCARR"])
-        .arg("-DSNMALLOC_EXPORT=__attribute__((visibility(\"default\")))")
-        .arg("-I")
-        .arg(&from)
-        .arg(from.join("snmalloc/override/malloc.cc"))
-        .arg(from.join("snmalloc/override/new.cc"))
-        .args(["-lpthread", "-latomic", "-o"])
-        .arg(work.join("lib.so")))
-}
-
-fn rpmalloc(from: &Path, work: &Path) -> Result<()> {
-    run(Command::new("cc")
-        .args(SHARED)
-        .args(["-O3", "-fvisibility=hidden", "-fno-builtin-malloc", "-D_GNU_SOURCE"])
-        .args(["-DENABLE_OVERRIDE=1", "-DENABLE_PRELOAD=1"])
-        .arg(from.join("rpmalloc/rpmalloc/rpmalloc.c"))
-        .args(["-lpthread", "-ldl", "-o"])
-        .arg(work.join("lib.so")))
-}
-
-/// The crate hides malloc's own names; its list of sources, compiled without that.
-fn tcmalloc(from: &Path, work: &Path) -> Result<()> {
-    let list = fs::read_to_string(from.join("build.rs")).map_err(|e| e.to_string())?;
-    let mut files: Vec<&str> = list
-        .split('"')
-        .filter(|word| word.starts_with("c_src/") && !word.contains("_bridge."))
-        .filter(|word| word.ends_with(".cc") || word.ends_with(".S"))
-        .collect();
-    files.push("c_src/tcmalloc/tcmalloc/tcmalloc.cc");
-    let total = files.len();
-    let object = |file: &str| work.join(file.replace('/', "_") + ".o");
-    let objects: Vec<PathBuf> = files.iter().map(|file| object(file)).collect();
-    let (left, failure) = (Mutex::new(files), Mutex::new(None));
-    let compile = || {
-        loop {
-            let Some(file) = left.lock().unwrap().pop() else { return };
-            let mut command = Command::new("c++");
-            if file.ends_with(".cc") {
-                command.arg("-std=c++17");
-            }
-            let done = run(command
-                .args(["-O2", "-w", "-DNDEBUG", "-DNOMINMAX", "-DTCMALLOC_INTERNAL_8K_PAGES"])
-                .args([
-                    "-fPIC",
-                    "-ftls-model=initial-exec",
-                    "-Ic_src/abseil-cpp",
-                    "-Ic_src/tcmalloc",
-                ])
-                .args(["-c", file, "-o"])
-                .arg(object(file))
-                .current_dir(from));
-            if let Err(why) = done {
-                *failure.lock().unwrap() = Some(why);
-                left.lock().unwrap().clear();
-            }
-            eprint!("\r  {} of {total} files left   ", left.lock().unwrap().len());
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(compile);
-        }
-    });
-    eprintln!();
-    if let Some(why) = failure.into_inner().unwrap() {
-        return Err(why);
-    }
-    run(Command::new("c++")
-        .arg("-shared")
-        .args(objects)
-        .args(["-lpthread", "-o"])
-        .arg(work.join("lib.so")))
-}
-
-/// Debian's package, unpacked and not installed.
-fn gperftools(_: &Path, work: &Path) -> Result<()> {
-    let architecture = text(Command::new("dpkg").arg("--print-architecture"))?;
-    run(Command::new("tests/setup.sh")
-        .args(["unpack", architecture.trim(), "libtcmalloc-minimal4"])
-        .arg(work))?;
-    let found = text(Command::new("find").arg(work).args([
-        "-name",
-        "libtcmalloc_minimal.so.4*",
-        "-type",
-        "f",
-    ]))?;
-    let found = found.lines().next().ok_or("the package has no libtcmalloc_minimal.so.4")?;
-    fs::copy(found, work.join("lib.so")).map_err(|e| e.to_string())?;
-    Ok(())
 }

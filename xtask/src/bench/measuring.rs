@@ -9,41 +9,42 @@
 
 use super::Result;
 use super::allocators::Allocator;
+use super::disturbance::{self, Before};
 use super::workloads::{Tools, Workload};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// What one run cost.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// What launch counted, by the names it gives.
-    pub cost: BTreeMap<String, f64>,
-    /// What the program measured itself.
-    pub reported: BTreeMap<String, f64>,
-    /// The rest of what it printed: its result.
-    pub result: String,
-    /// Seconds of CPU time that others used meanwhile.
-    pub foreign_s: f64,
+    /// What launch counted and what the program measured itself, which goes first.
+    pub values: BTreeMap<String, f64>,
+    /// Of the rest of what it printed: its result.
+    pub result: u64,
     /// Why this run is not to be trusted.
     pub disturbed: Option<String>,
 }
 
 impl Sample {
     /// Seconds that count: the work's, else the process's.
-    pub fn time_s(&self) -> f64 {
-        self.get("work_s").unwrap_or_else(|| self.cost["wall_s"])
+    pub fn time_s(&self) -> Option<f64> {
+        self.get("work_s").or_else(|| self.get("wall_s"))
     }
 
-    pub fn peak_kb(&self) -> f64 {
-        self.get("peak_rss_kb").unwrap_or_else(|| self.cost["peak_kb"])
+    pub fn peak_kb(&self) -> Option<f64> {
+        self.get("peak_rss_kb").or_else(|| self.get("peak_kb"))
     }
 
-    /// A measure by name, from either source.
     pub fn get(&self, name: &str) -> Option<f64> {
-        self.reported.get(name).or_else(|| self.cost.get(name)).copied()
+        self.values.get(name).copied()
     }
+}
+
+/// FNV-1a.
+fn hash(text: &str) -> u64 {
+    let step = |h: u64, byte| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 /// The words NAME=NUMBER of launch's line.
@@ -90,42 +91,6 @@ fn measured_line(line: &str) -> Option<(&str, f64)> {
     value.is_finite().then_some((name, value))
 }
 
-/// CPU time used by everything on the machine since it started, in seconds.
-fn machine_cpu_s() -> f64 {
-    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let ticks: Vec<f64> = text
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .skip(1)
-        .filter_map(|word| word.parse().ok())
-        .collect();
-    // user nice system (idle iowait) irq softirq
-    let busy: f64 = [0, 1, 2, 5, 6].iter().filter_map(|i| ticks.get(*i)).sum();
-    busy / ticks_per_second()
-}
-
-/// Waits until others use less than a tenth of a CPU for half a second, but at
-/// most `limit`; whether it became quiet.
-pub fn wait_for_quiet(limit: Duration) -> bool {
-    const LOOK: Duration = Duration::from_millis(500);
-    let start = Instant::now();
-    while start.elapsed() < limit {
-        let before_s = machine_cpu_s();
-        std::thread::sleep(LOOK);
-        if machine_cpu_s() - before_s < 0.1 * LOOK.as_secs_f64() {
-            return true;
-        }
-    }
-    false
-}
-
-fn ticks_per_second() -> f64 {
-    // SAFETY: sysconf only reads.
-    (unsafe { libc::sysconf(libc::_SC_CLK_TCK) }) as f64
-}
-
 /// Runs `workload` once under `allocator`.
 ///
 /// # Errors
@@ -136,11 +101,16 @@ pub fn run(
     tools: &Tools,
     idle_s: u32,
 ) -> Result<Sample> {
-    let mut environment = format!("CIDALLOC_BENCH_IDLE_S={idle_s}\nPYTHONHASHSEED=0");
-    if let Some(library) = &allocator.library {
+    let words =
+        workload.command(tools, allocator).ok_or("there is no Rust program on this allocator")?;
+    // No name of ours begins with CIDALLOC_: what the allocator does not know, it says.
+    let mut environment = format!("BENCH_IDLE_S={idle_s}\nPYTHONHASHSEED=0");
+    if let Some(library) = allocator.preloaded(workload.is_rust()) {
         environment += &format!("\nLD_PRELOAD={}", library.display());
     }
-    for (name, value) in allocator.environment.iter().chain(workload.environment) {
+    let background = allocator.background.iter().filter(|_| workload.in_background);
+    for (name, value) in allocator.environment.iter().chain(workload.environment).chain(background)
+    {
         environment += &format!("\n{name}={value}");
     }
     // launch's line comes on stderr's place; the program's own stderr goes to a file.
@@ -152,52 +122,34 @@ pub fn run(
         .arg(&said)
         .arg(&tools.launch)
         .args(["9", "120"])
-        .args(workload.command(tools))
-        .env("CIDALLOC_BENCH_ENV", environment)
+        .args(words)
+        .env("BENCH_ENV", environment)
         .env_remove("LD_PRELOAD")
+        .env_remove(super::CACHE)
         .current_dir(&tools.scratch)
         .stdin(Stdio::null());
-    let before_s = machine_cpu_s();
+    let before = Before::look();
     let output = command.output().map_err(|e| format!("launch: {e}"))?;
-    let machine_s = machine_cpu_s() - before_s;
-    let cost = costs(&String::from_utf8_lossy(&output.stderr))?;
+    let (foreign_s, waited_s) = before.since();
+    let mut values = costs(&String::from_utf8_lossy(&output.stderr))?;
     let stderr = fs::read_to_string(&said).unwrap_or_default();
     let last = stderr.lines().last().unwrap_or_default();
-    if cost["late"] != 0.0 {
+    if values["late"] != 0.0 {
         return Err("took longer than 120 s".into());
     }
-    if cost["status"] != 0.0 {
-        return Err(format!("ended with status {}: {last}", cost["status"]));
+    if values["status"] != 0.0 {
+        return Err(format!("ended with status {}: {last}", values["status"]));
     }
     if stderr.contains("cannot be preloaded") {
         return Err(last.into());
     }
+    values.insert("steal_s".into(), values["steal_ticks"] / disturbance::ticks_per_second());
+    values.insert("foreign_s".into(), foreign_s);
+    values.extend(waited_s.map(|s| ("waited_s".to_owned(), s)));
     let (reported, result) = measured(&String::from_utf8_lossy(&output.stdout));
-    let foreign_s = (machine_s - cost["user_s"] - cost["sys_s"]).max(0.0);
-    let disturbed = disturbance(&cost, foreign_s, workload);
-    Ok(Sample { cost, reported, result, foreign_s, disturbed })
-}
-
-/// Limits above what a quiet machine shows: ticks are 10 ms, launch and the
-/// kernel's own threads take a little.
-fn disturbance(
-    cost: &BTreeMap<String, f64>,
-    foreign_s: f64,
-    workload: &Workload,
-) -> Option<String> {
-    let wall_s = cost["wall_s"];
-    let steal_s = cost["steal_ticks"] / ticks_per_second();
-    if steal_s > 0.02 + 0.02 * wall_s {
-        return Some(format!("{steal_s:.2} s stolen by the hypervisor"));
-    }
-    if foreign_s > 0.05 + 0.05 * wall_s {
-        return Some(format!("{foreign_s:.2} s of CPU time used by others"));
-    }
-    let switches = cost.get("involuntary").copied().unwrap_or(0.0);
-    if workload.is_sequential && switches > 20.0 + 40.0 * wall_s {
-        return Some(format!("{switches} involuntary switches"));
-    }
-    None
+    values.extend(reported);
+    let disturbed = disturbance::verdict(&values, workload);
+    Ok(Sample { values, result: hash(&result), disturbed })
 }
 
 #[cfg(test)]

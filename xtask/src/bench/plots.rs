@@ -2,8 +2,8 @@
 //! geometric means of both against each other.
 
 use super::Result;
-use super::report::Table;
 use super::statistics::normalised;
+use super::tables::Table;
 use super::workloads::{Kind, Workload};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -18,7 +18,7 @@ const MOST: f64 = 4.0;
 pub fn write(
     out: &Path,
     names: &[&str],
-    workloads: &[&Workload],
+    workloads: &[&'static Workload],
     time: &Table,
     peak: &Table,
 ) -> Result<()> {
@@ -54,7 +54,7 @@ fn ratios(
     file: &Path,
     title: &str,
     names: &[&str],
-    workloads: &[&Workload],
+    workloads: &[&'static Workload],
     table: &Table,
 ) -> Drawn {
     let rows = workloads.len();
@@ -103,7 +103,7 @@ fn ratios(
 fn scatter(
     file: &Path,
     names: &[&str],
-    workloads: &[&Workload],
+    workloads: &[&'static Workload],
     time: &Table,
     peak: &Table,
 ) -> Drawn {

@@ -3,82 +3,101 @@
 //! whatever changes on the machine falls on all of them.
 
 use super::allocators::Allocator;
+use super::disturbance::{Patience, amount};
 use super::measuring::{self, Sample};
-use super::workloads::{Tools, Workload};
+use super::results::{self, Log, Run};
+use super::workloads::{Kind, Tools, Workload};
+use super::{Result, root};
 use std::time::{Duration, Instant};
 
 pub struct Plan {
     pub repeat: usize,
     pub idle_s: u32,
+    /// Workloads idle in the first rounds only: it takes long, and what is left
+    /// afterwards differs little.
+    pub idle_rounds: usize,
+    /// How long a repetition waits for a quiet machine.
+    pub patience: Duration,
 }
 
-/// One run, by the indices of its workload and allocator.
-pub struct Run {
-    pub workload: usize,
-    pub allocator: usize,
-    pub round: usize,
-    pub outcome: Result<Sample, String>,
+impl Plan {
+    fn idle_s(&self, workload: &Workload, round: usize) -> u32 {
+        if workload.idles && round < self.idle_rounds { self.idle_s } else { 0 }
+    }
+
+    /// What is run for its idling only is not run without.
+    fn has(&self, workload: &Workload, round: usize) -> bool {
+        !(workload.kind == Kind::Goal && workload.idles) || round < self.idle_rounds
+    }
 }
 
-/// A disturbed run is repeated so often; the last one is kept and marked.
-const ATTEMPTS: usize = 4;
+/// A disturbed run is repeated at once, at most so often, and once more at the end;
+/// the least disturbed one is kept, and marked.
+const ATTEMPTS: usize = 3;
 
-/// How long a repetition waits for a quiet machine; if it never is, there is none.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Of the time spent, what may be added to repeat at the end what was disturbed.
+const MORE: f64 = 0.2;
 
-/// All runs; what fails is not run again in later rounds. `after_round` is given
-/// what there is so far, so that an interrupted comparison leaves something.
+/// All runs that `log` does not have yet. What fails is not run again in later
+/// rounds. `after_round` is given each round's number and all runs.
 pub fn run(
     plan: &Plan,
-    workloads: &[&Workload],
+    workloads: &[&'static Workload],
     allocators: &[Allocator],
     tools: &Tools,
-    mut after_round: impl FnMut(&[Run]) -> Result<(), String>,
-) -> Result<(), String> {
-    let mut runs: Vec<Run> = Vec::new();
-    let mut expected: Vec<Option<String>> = vec![None; workloads.len()];
+    log: &mut Log,
+    mut after_round: impl FnMut(usize, &Log) -> Result<()>,
+) -> Result<()> {
     let start = Instant::now();
-    let total = plan.repeat * workloads.len();
+    let total: usize =
+        (0..plan.repeat).map(|round| workloads.iter().filter(|w| plan.has(w, round)).count()).sum();
+    let (mut done, mut run_now) = (0, 0);
+    let mut patience = Patience::new(plan.patience);
     for round in 0..plan.repeat {
-        for (w, workload) in workloads.iter().enumerate() {
+        for (w, workload) in workloads.iter().enumerate().filter(|(_, w)| plan.has(w, round)) {
             let mut times = vec!["-".to_owned(); allocators.len()];
+            let mut is_new = false;
             for a in order(allocators.len(), round + w) {
-                let allocator = &allocators[a];
-                let failed =
-                    runs.iter().any(|r| r.workload == w && r.allocator == a && r.outcome.is_err());
-                if failed {
+                if log.of(w, a).any(|r| r.round == round || r.outcome.is_err()) {
                     continue;
                 }
-                let mut outcome = undisturbed(workload, allocator, tools, plan.idle_s);
-                if let Ok(sample) = &outcome {
-                    let first = expected[w].get_or_insert_with(|| sample.result.clone());
-                    if *first != sample.result {
-                        outcome = Err("its result differs from the first run's".into());
-                    }
+                is_new = true;
+                let idle_s = plan.idle_s(workload, round);
+                let outcome = undisturbed(workload, &allocators[a], tools, idle_s, &mut patience)
+                    .and_then(|sample| agrees(sample, log, w));
+                times[a] = match &outcome {
+                    Ok(sample) => format!("{:.2}", sample.time_s().unwrap_or_default()),
+                    Err(_) => "failed".into(),
+                };
+                if let Err(why) = &outcome {
+                    eprintln!("FAILED: {} under {}: {why}", workload.name, allocators[a].name);
                 }
-                match &outcome {
-                    Ok(sample) => times[a] = format!("{:.2}", sample.time_s()),
-                    Err(why) => {
-                        eprintln!("FAILED: {} under {}: {why}", workload.name, allocator.name);
-                        times[a] = "failed".into();
-                    }
-                }
-                runs.push(Run { workload: w, allocator: a, round, outcome });
+                log.add(Run { workload: w, allocator: a, round, outcome })?;
             }
-            let done = round * workloads.len() + w + 1;
-            let spent_s = start.elapsed().as_secs_f64();
-            let left_s = spent_s / done as f64 * (total - done) as f64;
-            eprintln!(
-                "[{done}/{total}, {:.0} min left] round {}, {}: {}",
-                (left_s / 60.0).ceil(),
-                round + 1,
-                workload.name,
-                times.join(" ")
-            );
+            done += 1;
+            run_now += usize::from(is_new);
+            if is_new {
+                let per_row_s = start.elapsed().as_secs_f64() / run_now as f64;
+                let left_min = (per_row_s * (total - done) as f64 / 60.0).ceil();
+                let (round, name, times) = (round + 1, workload.name, times.join(" "));
+                eprintln!("[{done}/{total}, {left_min} min left] round {round}, {name}: {times}");
+            }
         }
-        after_round(&runs)?;
+        after_round(round, log)?;
     }
-    Ok(())
+    repeat_disturbed(plan, workloads, allocators, tools, log, start.elapsed().mul_f64(MORE))?;
+    log.save()
+}
+
+/// Every run of a workload has the same result.
+fn agrees(sample: Sample, log: &Log, workload: usize) -> Result<Sample> {
+    let mut others = log.runs.iter().filter(|r| r.workload == workload);
+    match others.find_map(|r| r.outcome.as_ref().ok()) {
+        Some(first) if first.result != sample.result => {
+            Err("its result differs from the first run's".into())
+        }
+        _ => Ok(sample),
+    }
 }
 
 /// The indices below `count`, beginning with another one for each `turn`.
@@ -86,26 +105,78 @@ fn order(count: usize, turn: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |i| (i + turn) % count)
 }
 
+/// Runs it until nothing disturbs it, but not too often.
 fn undisturbed(
     workload: &Workload,
     allocator: &Allocator,
     tools: &Tools,
     idle_s: u32,
-) -> Result<Sample, String> {
-    let mut attempt = 1;
-    loop {
+    patience: &mut Patience,
+) -> Result<Sample> {
+    let mut best: Option<Sample> = None;
+    for attempt in 1..=ATTEMPTS {
         let sample = measuring::run(workload, allocator, tools, idle_s)?;
         let Some(why) = &sample.disturbed else { return Ok(sample) };
         eprintln!("disturbed: {} under {}: {why}", workload.name, allocator.name);
-        if attempt == ATTEMPTS {
-            return Ok(sample);
+        if best.as_ref().is_none_or(|best| amount(&sample.values) < amount(&best.values)) {
+            best = Some(sample);
         }
-        attempt += 1;
-        if !measuring::wait_for_quiet(PATIENCE) {
-            eprintln!("the machine does not become quiet: kept, and marked");
-            return Ok(sample);
+        // Idling costs more than it would tell.
+        if idle_s > 2 || attempt == ATTEMPTS || !patience.wait_for_quiet() {
+            break;
         }
     }
+    best.ok_or_else(|| "no attempt was made".into())
+}
+
+/// Once more what is still disturbed, as far as `limit` allows.
+fn repeat_disturbed(
+    plan: &Plan,
+    workloads: &[&'static Workload],
+    allocators: &[Allocator],
+    tools: &Tools,
+    log: &mut Log,
+    limit: Duration,
+) -> Result<()> {
+    let disturbed = |r: &&Run| r.outcome.as_ref().is_ok_and(|s| s.disturbed.is_some());
+    let runs: Vec<_> =
+        log.runs.iter().filter(disturbed).map(|r| (r.workload, r.allocator, r.round)).collect();
+    let (start, mut patience) = (Instant::now(), Patience::new(plan.patience));
+    for (w, a, round) in runs {
+        if start.elapsed() > limit || !patience.wait_for_quiet() {
+            eprintln!("no time, or no quiet, to repeat all that was disturbed");
+            break;
+        }
+        let idle_s = plan.idle_s(workloads[w], round);
+        let again = measuring::run(workloads[w], &allocators[a], tools, idle_s)
+            .and_then(|sample| agrees(sample, log, w));
+        if again.as_ref().is_ok_and(|sample| sample.disturbed.is_none()) {
+            log.add(Run { workload: w, allocator: a, round, outcome: again })?;
+        }
+    }
+    Ok(())
+}
+
+/// Says how long `plan` will take, going by the last whole comparison.
+pub fn estimate(plan: &Plan, workloads: &[&'static Workload], allocators: usize) {
+    const UNKNOWN_S: f64 = 1.0;
+    let earlier = results::earlier(&root().join("docs/bench/runs.tsv"));
+    let mut seconds = 0.0;
+    for round in 0..plan.repeat {
+        for w in workloads.iter().filter(|w| plan.has(w, round)) {
+            // Means over all rounds hold the idling already.
+            let idle_s = f64::from(plan.idle_s(w, round));
+            seconds += earlier.get(w.name).copied().unwrap_or(UNKNOWN_S + idle_s);
+        }
+    }
+    let (minutes, rounds) = (seconds * allocators as f64 / 60.0, plan.repeat);
+    let known = if earlier.is_empty() { "a guess" } else { "going by docs/bench/runs.tsv" };
+    eprintln!(
+        "{} workloads, {allocators} allocators, {rounds} rounds: about {:.0} minutes ({known}), \
+         and what is disturbed again",
+        workloads.len(),
+        minutes.ceil()
+    );
 }
 
 #[cfg(test)]
