@@ -180,19 +180,18 @@ fn median(values: &mut [f64]) -> f64 {
 
 fn alternate((name, operations, work): Row) {
     const ROUNDS: usize = 31;
-    let mut ns = [[0.0; ROUNDS]; 2];
-    for round in 0..ROUNDS {
-        for i in 0..2 {
-            let i = (i + round) % 2;
-            ns[i][round] = work[i](operations).as_nanos() as f64 / operations as f64;
-        }
+    let mut ns = [Vec::new(), Vec::new()];
+    for turn in 0..2 * ROUNDS {
+        // Who is first changes from round to round.
+        let i = (turn + turn / 2) % 2;
+        ns[i].push(work[i](operations).as_nanos() as f64 / operations as f64);
     }
-    let [ours, theirs] = ns;
-    let mut ratios: [f64; ROUNDS] = std::array::from_fn(|round| ours[round] / theirs[round]);
+    let [mut ours, mut theirs] = ns;
+    let mut ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(o, t)| o / t).collect();
     println!(
         "{name:22} cidalloc {:10.2} ns   system {:10.2} ns   cidalloc/system {:.2}",
-        median(&mut { ours }),
-        median(&mut { theirs }),
+        median(&mut ours),
+        median(&mut theirs),
         median(&mut ratios)
     );
 }

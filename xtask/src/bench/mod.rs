@@ -24,6 +24,8 @@ mod statistics;
 mod tables;
 mod workloads;
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -94,8 +96,20 @@ fn cache() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// Until it is dropped, no other comparison builds or measures what is in `cache`.
+fn locked(cache: &Path) -> Result<File> {
+    let path = cache.join("lock");
+    let file = File::create(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    // SAFETY: the file is open.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        return Err(format!("another comparison is using {}", cache.display()));
+    }
+    Ok(file)
+}
+
 pub fn run(options: &Options) -> Result<()> {
     let cache = cache()?;
+    let _locked = locked(&cache)?;
     let is_whole = !options.quick && options.only.is_empty() && options.peers.is_empty();
     let usual = if is_whole { root().join("docs/bench") } else { target().join("bench") };
     let out = options.out.clone().unwrap_or(usual);
@@ -121,7 +135,7 @@ pub fn run(options: &Options) -> Result<()> {
         idle_rounds: IDLE_ROUNDS,
         patience: Duration::from_secs(if options.quick { 1 } else { 5 }),
     };
-    running::estimate(&plan, &chosen, allocators.len());
+    running::estimate(&plan, &chosen, allocators.len(), with_calls);
     let names = results::Names { workloads: &chosen, allocators: &allocators };
     let mut log = results::Log::open(&out, names, options.resume)?;
     let mut calls = calls::Calls::new(&callers, &tools);

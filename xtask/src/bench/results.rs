@@ -78,7 +78,7 @@ impl Names<'_> {
                 let state = sample.disturbed.as_ref().map_or("ok", |_| "disturbed");
                 let _ = write!(text, "\t{state}\t{:016x}", sample.result);
                 for name in COLUMNS {
-                    let value = sample.get(name).map_or(String::new(), |v| v.to_string());
+                    let value = sample.get(name).map_or(String::new(), short);
                     let _ = write!(text, "\t{value}");
                 }
             }
@@ -117,6 +117,11 @@ impl Names<'_> {
             outcome,
         })
     }
+}
+
+/// No more digits than were measured.
+fn short(value: f64) -> String {
+    if value.fract() == 0.0 { value.to_string() } else { format!("{value:.6}") }
 }
 
 /// Keeps of each workload, allocator and round the last run, in the order of the rounds.

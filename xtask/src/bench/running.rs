@@ -158,8 +158,10 @@ fn repeat_disturbed(
 }
 
 /// Says how long `plan` will take, going by the last whole comparison.
-pub fn estimate(plan: &Plan, workloads: &[&'static Workload], allocators: usize) {
+pub fn estimate(plan: &Plan, workloads: &[&'static Workload], allocators: usize, with_calls: bool) {
+    /// Of a workload that was never run, and of a round of single calls.
     const UNKNOWN_S: f64 = 1.0;
+    const CALLS_S: f64 = 30.0;
     let earlier = results::earlier(&root().join("docs/bench/runs.tsv"));
     let mut seconds = 0.0;
     for round in 0..plan.repeat {
@@ -169,11 +171,13 @@ pub fn estimate(plan: &Plan, workloads: &[&'static Workload], allocators: usize)
             seconds += earlier.get(w.name).copied().unwrap_or(UNKNOWN_S + idle_s);
         }
     }
-    let (minutes, rounds) = (seconds * allocators as f64 / 60.0, plan.repeat);
+    let rounds = plan.repeat;
+    let calls_s = if with_calls { CALLS_S * rounds as f64 } else { 0.0 };
+    let minutes = (seconds * allocators as f64 + calls_s) / 60.0;
     let known = if earlier.is_empty() { "a guess" } else { "going by docs/bench/runs.tsv" };
     eprintln!(
         "{} workloads, {allocators} allocators, {rounds} rounds: about {:.0} minutes ({known}), \
-         and what is disturbed again",
+         and what is disturbed once more",
         workloads.len(),
         minutes.ceil()
     );
