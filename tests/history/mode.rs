@@ -129,7 +129,7 @@ pub fn live_objects(stats: &Stats) -> [u64; 256] {
     let mut live = [0; 256];
     for (live, c) in live.iter_mut().zip(stats.classes.iter()) {
         let kept = c.central_free + c.transfer + c.cached;
-        let objects = c.objects as u64;
+        let objects = c.objects;
         assert!(kept <= objects, "class of {} bytes: {kept} kept of {objects}", c.size_bytes);
         *live = objects - kept;
     }

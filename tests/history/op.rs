@@ -142,7 +142,7 @@ pub fn from_text(text: &str) -> Result<History, String> {
 fn size_of_bits(low: u32, high: u32) -> impl Strategy<Value = usize> {
     (low..=high, any::<u16>()).prop_map(|(bits, fraction)| {
         let base = 1usize << bits;
-        (base + (base * fraction as usize >> 16)).min(MAX_SIZE)
+        (base + ((base * fraction as usize) >> 16)).min(MAX_SIZE)
     })
 }
 
