@@ -41,9 +41,7 @@ pub fn drain(process: &Process, wanted: impl Fn(Cid, &Slab) -> bool) -> u32 {
             break; // the rest another time
         }
         stopped += 1;
-        for class in ClassId::all() {
-            header(cid, class).store_limits(STOPPED);
-        }
+        stop_headers(cid);
     }
     if stopped == 0 {
         return 0;
@@ -71,10 +69,15 @@ pub fn stop(process: &Process) {
     for cid in (0..process.slabs()).map(Cid) {
         let slab = state(cid).lock();
         if slab.open {
-            for class in ClassId::all() {
-                header(cid, class).store_limits(STOPPED);
-            }
+            stop_headers(cid);
         }
+    }
+}
+
+/// Turns all sections away from a slab; the caller holds its lock.
+fn stop_headers(cid: Cid) {
+    for class in ClassId::all() {
+        header(cid, class).store_limits(STOPPED);
     }
 }
 
