@@ -133,12 +133,13 @@ unsafe fn free_layout_rest(
     family: Family,
 ) {
     let told = Told::of(size, told_align, family);
-    if size > GROWN_BYTES {
-        // SAFETY: the caller's duty.
-        return unsafe { free(ptr, told) };
-    }
+    let class = if size > GROWN_BYTES {
+        PAGE_MAP.class_of(ptr as usize)
+    } else {
+        size_class::class_of_aligned(size, align)
+    };
     // SAFETY: the caller's duty.
-    unsafe { free_class(size_class::class_of_aligned(size, align), ptr, told) }
+    unsafe { free_class(class, ptr, told) }
 }
 
 /// The arguments of the slow halves stand in the order in which callers have
