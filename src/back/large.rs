@@ -18,8 +18,10 @@ use crate::os::fault::Fault;
 use crate::os::sys;
 use crate::units::{ClassId, HUGE_BYTES, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages};
 
-/// What a block that is to grow asks for: so many times its length, at first.
-const ROOMS: [u32; 2] = [8, 2];
+/// The room that a block that is to grow asks for, the best first: 1 MiB, or so
+/// many times its length.
+const ROOM_PAGES: u32 = 128;
+const ROOM_TIMES: [u32; 2] = [8, 2];
 
 /// How a block's pages lie: `whole` hugepages, then `tail` pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,7 +54,10 @@ pub enum Room {
 pub fn allocate(size: usize, align: usize, room: Room) -> Option<(usize, bool)> {
     let pages = Pages::holding(size.max(1))?;
     let mut heap = PAGE_HEAP.lock();
-    if align <= PAGE_BYTES && room == Room::Any {
+    if room == Room::Behind {
+        // They may lie where there would be most room.
+        heap.free_all_kept();
+    } else if align <= PAGE_BYTES {
         if let Some(unit) = heap.kept.take(pages) {
             return Some((heap.reuse_kept(unit), false));
         }
@@ -194,7 +199,9 @@ impl PageHeap {
     fn take_block(&mut self, pages: Pages, align: usize, room: Room) -> Option<(PageId, bool)> {
         let shape = Shape::of(pages);
         if shape.whole == 0 && align <= HUGE_BYTES {
-            let rooms: &[u32] = if room == Room::Behind { &ROOMS } else { &[] };
+            let [more, twice] = ROOM_TIMES.map(|times| pages.0 * times);
+            let rooms = [more.max(ROOM_PAGES), more, twice];
+            let rooms = if room == Room::Behind { &rooms[..] } else { &[] };
             return self.take_pages(pages.0, align.div_ceil(PAGE_BYTES) as u32, rooms);
         }
         let need = shape.hugepages();

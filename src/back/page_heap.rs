@@ -240,15 +240,15 @@ impl PageHeap {
     /// A run of `len` pages of less than a hugepage at a multiple of `align`
     /// pages (at most a hugepage); and whether it is known to be zero.
     ///
-    /// Of hugepages in use one is chosen that has `rooms` times the length in one
-    /// piece; where none has, the next of them counts.
+    /// Of hugepages in use one is chosen that has the first of `rooms` (in pages) in
+    /// one piece; where none has, the next of them counts.
     pub(super) fn take_pages(
         &mut self,
         len: u32,
         align: u32,
         rooms: &[u32],
     ) -> Option<(PageId, bool)> {
-        let roomy = |times: &u32| self.filler.take(&mut self.table, len, align, len * times);
+        let roomy = |room: &u32| self.filler.take(&mut self.table, len, align, *room);
         let mut taken = rooms.iter().find_map(roomy);
         taken = taken.or_else(|| self.filler.take(&mut self.table, len, align, len));
         if taken.is_none() && self.free_all_kept() {
