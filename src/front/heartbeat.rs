@@ -22,9 +22,14 @@ const BEATS: u32 = 8;
 /// When the last beat was.
 static LAST_MS: AtomicU64 = AtomicU64::new(0);
 static BEATING: AtomicBool = AtomicBool::new(false);
-/// Large allocations and frees, which look at the clock now and then.
-static LARGE: AtomicU32 = AtomicU32::new(0);
+/// Large allocations and frees look at the clock now and then: so many until the
+/// next look, and when the last one was.
+static LARGE_LEFT: AtomicU32 = AtomicU32::new(0);
+static LARGE_LOOKED_MS: AtomicU64 = AtomicU64::new(0);
 const LARGE_PER_LOOK: u32 = 16;
+/// The same where the clock stood still since the last look: the call costs as much
+/// as two pairs of large blocks.
+const LARGE_PER_BUSY_LOOK: u32 = 64;
 /// Beats between two drains of all slabs that miss little, while memory waits,
 /// and the misses between them that are little.
 const CALM_BEATS: u32 = 4;
@@ -35,11 +40,16 @@ static WAITING: AtomicU32 = AtomicU32::new(0);
 /// A large allocation or free happened.
 pub fn count_large(process: &Process) {
     // Two at once may count as one: a look comes a little later.
-    let count = LARGE.load(Relaxed);
-    LARGE.store(count.wrapping_add(1), Relaxed);
-    if count % LARGE_PER_LOOK == 0 {
-        beat(process);
+    let left = LARGE_LEFT.load(Relaxed);
+    if left > 0 {
+        return LARGE_LEFT.store(left - 1, Relaxed);
     }
+    let now = sys::now_ms();
+    let busy = LARGE_LOOKED_MS.load(Relaxed) == now;
+    LARGE_LOOKED_MS.store(now, Relaxed);
+    let next = if busy { LARGE_PER_BUSY_LOOK } else { LARGE_PER_LOOK };
+    LARGE_LEFT.store(next - 1, Relaxed);
+    beat_at(process, now);
 }
 
 /// Does what is due. The caller holds no lock.
