@@ -27,8 +27,11 @@ fn main() {
         .compile("cidalloc_cxx");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libcidalloc.so");
     println!("cargo:rerun-if-changed=rare.ld");
-    let here = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-T,{here}/rare.ld");
+    // These linkers read no such script.
+    if !["gold", "mold", "wild"].iter().any(|linker| flags.contains(linker)) {
+        let here = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-T,{here}/rare.ld");
+    }
     // The kernel keeps addresses of sections: the code must never go away.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
 }
