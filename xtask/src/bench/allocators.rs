@@ -213,12 +213,16 @@ fn ours(cache: &Path, with_rust: bool) -> Result<Allocator> {
     let copy = cache.join("libcidalloc.so");
     let _ = fs::remove_file(&copy);
     fs::copy(&library, &copy).map_err(|e| format!("{}: {e}", library.display()))?;
-    let version = text(Command::new("git").args(["describe", "--always", "--dirty"]))?;
+    let version = text(Command::new("git").args(["describe", "--always"]))?;
+    // What a comparison writes changes nothing that it measures.
+    let changed =
+        text(Command::new("git").args(["status", "--porcelain", "-uno", "--", ".", ":!docs"]))?;
+    let changed = if changed.is_empty() { "" } else { " and changes to it" };
     Ok(Allocator {
         rust: if with_rust { rust_programs(cache, Some(OURS), "checkout") } else { None },
         rust_is_preloaded: false,
         background: &[("CIDALLOC_BACKGROUND", "on")],
-        ..Allocator::new(OURS, Some(copy), format!("this checkout, {}", version.trim()))
+        ..Allocator::new(OURS, Some(copy), format!("this checkout, {}{changed}", version.trim()))
     })
 }
 

@@ -72,7 +72,12 @@ pub fn write(
              leanest allocator's.\n\n";
     page += &ratios(names, workloads, &peak, log, |v| format!("{:.1} MB", v / 1024.0));
 
-    page += &memory_left(names, workloads, &[("end", &end), ("idle", &idle)], plan);
+    let phases: Vec<(String, Table)> = (1..=5)
+        .map(|n| (format!("after phase {n}"), Table::of(&format!("phase{n}_rss_kb"), size, log)))
+        .collect();
+    let mut left: Vec<(&str, &Table)> = phases.iter().map(|(l, t)| (l.as_str(), t)).collect();
+    left.extend([("end", &end), ("idle", &idle)]);
+    page += &memory_left(names, workloads, &left, plan);
     page += &latencies(names, workloads, log);
     page += &single_calls(names, calls);
     page += &failures(names, workloads, log);
