@@ -268,6 +268,86 @@ impl Measured<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::allocators::Allocator;
+    use crate::bench::calls::Timing;
+    use crate::bench::workloads::{self, Tools};
+
+    /// What each goal says, by the begin of its line.
+    fn reached<'a>(page: &'a str, goal: &str) -> Vec<&'a str> {
+        let line = page.lines().find(|l| l.starts_with(&format!("| {goal} |")));
+        line.map_or(Vec::new(), |l| l.split(" | ").skip(1).take(3).collect())
+    }
+
+    #[test]
+    fn goals_are_computed_from_what_was_measured() {
+        let names = [OURS, "mimalloc", "jemalloc", "glibc", "tcmalloc", "nothing"];
+        let allocators = names.map(|name| Allocator::new(name, None, String::new()));
+        let tools = Tools::default();
+        let mut calls = Calls::new(&allocators, &tools);
+        for (allocator, ns) in [5.0, 8.0, 7.0, 20.0, 10.0, 4.0].into_iter().enumerate() {
+            let (interface, row) = (Interface::Rust, "pair-64".into());
+            calls.timings.push(Timing { interface, row, allocator, round: 0, ns });
+        }
+        let chosen = ["threads-1000", "lua", "realloc-doubling", "small-program"];
+        let chosen = workloads::named(&chosen.map(String::from));
+        let names = &names[..5];
+        let table = |rows: [(&str, [f64; 5]); 4]| {
+            let row = |w: &&Workload| {
+                let values = rows.iter().find(|(name, _)| *name == w.name).expect("a row").1;
+                values.map(|v| (v > 0.0).then_some(v)).to_vec()
+            };
+            Table { values: chosen.iter().map(row).collect() }
+        };
+        let time = table([
+            ("threads-1000", [1.0, 2.0, 0.5, 3.0, 1.0]),
+            ("lua", [1.0, 2.0, 2.0, 1.25, 2.0]),
+            ("realloc-doubling", [1.0, 0.5, 4.0, 1.0, 3.0]),
+            ("small-program", [9.0, 1.0, 1.0, 1.0, 1.0]),
+        ]);
+        let peak = table([
+            ("threads-1000", [10.0, 30.0, 19.0, 9.0, 40.0]),
+            ("lua", [10.0, 10.0, 10.0, 10.0, 10.0]),
+            ("realloc-doubling", [10.0, 10.0, 10.0, 10.0, 10.0]),
+            ("small-program", [1200.0, 4000.0, 3000.0, 1000.0, 5000.0]),
+        ]);
+        let copied = table([
+            ("threads-1000", [0.0; 5]),
+            ("lua", [0.0; 5]),
+            ("realloc-doubling", [1024.0, 1024.0, 1e6, 1024.0, 1e6]),
+            ("small-program", [0.0; 5]),
+        ]);
+        let none = Table { values: vec![vec![None; 5]; 4] };
+        let page = Measured {
+            names,
+            workloads: &chosen,
+            time: &time,
+            peak: &peak,
+            idle: &none,
+            lazy: &none,
+            live: &none,
+            copied: &copied,
+            calls: &calls,
+        }
+        .section();
+        let is = |goal: &str, value: &str, bound: &str, said: &str| {
+            assert_eq!(reached(&page, goal), [value, bound, said], "{goal}\n{page}");
+        };
+        is("time, real programs: geometric mean", "0.80", "at most 1.00", "yes");
+        // The small program is of a goal only.
+        is("time: the worst of all workloads", "2.00", "at most 1.15", "**no**");
+        is("1,000 threads, peak memory against mimalloc's", "0.33", "at most 0.50", "yes");
+        is("1,000 threads, peak memory against jemalloc's", "0.53", "at most 0.50", "**no**");
+        is("1,000 threads, time against jemalloc's", "2.00", "at most 1.00", "**no**");
+        is("peak of a C program with 300 blocks, over glibc's", "200 KB", "at most 300 KB", "yes");
+        is("GlobalAlloc, pair-64: against tcmalloc", "0.50", "at most 0.60", "yes");
+        is("GlobalAlloc, pair-64: against the best peer", "0.71", "at most 0.80", "yes");
+        is("1 GB grown by doubling: copied", "1 MB", "below 16 MB", "yes");
+        // The peer that is faster does not copy.
+        let what = "1 GB grown by doubling: time against the best peer that copies";
+        is(what, "0.33", "at most 0.50", "yes");
+        let what = "1 GB grown by half: copied";
+        is(what, "not measured", "below 16 MB", "-");
+    }
 
     #[test]
     fn bounds_are_inclusive_unless_strict() {

@@ -134,6 +134,7 @@ const WORKLOADS: &[Workload] = &[
 ];
 
 /// What runs are made with.
+#[derive(Default)]
 pub struct Tools {
     pub launch: PathBuf,
     /// The synthetic workloads.
