@@ -48,9 +48,14 @@ fn processes() -> Processes {
     found
 }
 
-/// Reads /proc/PID/stat: "PID (NAME) STATE PPID …", times in ticks.
+/// Reads /proc/PID/stat: "PID (NAME) STATE PPID …", times in ticks. None of a thread
+/// of the kernel: most of what these do, they do for the run.
 fn process(stat: &str) -> Option<(u32, f64, f64)> {
+    const KERNEL_THREAD: u64 = 0x20_0000;
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    if fields.get(6)?.parse::<u64>().ok()? & KERNEL_THREAD != 0 {
+        return None;
+    }
     let time = |i: usize| fields.get(i)?.parse::<f64>().ok();
     let (own, children) = (time(11)? + time(12)?, time(13)? + time(14)?);
     let tick_s = 1.0 / ticks_per_second();
@@ -163,6 +168,7 @@ mod tests {
         assert_eq!(parent, 7);
         assert!((own - 200.0 * tick_s).abs() < 1e-9 && (children - 50.0 * tick_s).abs() < 1e-9);
         assert_eq!(process(""), None);
+        assert_eq!(process("3 (kworker) I 2 0 0 0 -1 69238880 0 0 0 0 9 9 0 0 20 0 1 0"), None);
         assert!(processes().values().any(|(_, own, _)| *own > 0.0), "the first process has run");
     }
 
