@@ -70,6 +70,10 @@ mod os {
         }
     }
 
+    pub mod fetch {
+        pub fn fetch(_addr: usize) {}
+    }
+
     pub mod sys {
         /// Zero memory for good.
         ///

@@ -151,32 +151,67 @@ impl Span {
     /// Takes free objects, lowest address first, until `out` is full; how many.
     pub fn take(&mut self, out: &mut [usize]) -> usize {
         let (base, size) = (self.addr(), size_class::info(self.class).size_bytes as usize);
+        let mut slots = out.iter_mut();
         let mut taken = 0;
         for (i, word) in self.words().iter_mut().enumerate() {
-            while *word != 0 {
-                let Some(slot) = out.get_mut(taken) else { break };
-                *slot = base + (i * 64 + word.trailing_zeros() as usize) * size;
-                *word &= *word - 1;
+            let (mut rest, first) = (*word, base + i * 64 * size);
+            while rest != 0 {
+                let Some(slot) = slots.next() else { break };
+                *slot = first + rest.trailing_zeros() as usize * size;
+                rest &= rest - 1;
                 taken += 1;
             }
+            *word = rest;
         }
-        self.free -= taken as u16;
-        taken
+        self.free -= taken;
+        taken as usize
     }
 
-    /// Takes an object back.
-    pub fn give(&mut self, addr: usize) -> Result<(), Fault> {
-        let offset = addr.wrapping_sub(self.addr());
-        let index = size_class::info(self.class).object_index(offset).ok_or(Fault::Interior)?;
-        let word = self.words().get_mut(index as usize / 64).ok_or(Fault::Corrupt)?;
-        let bit = 1 << (index % 64);
-        if *word & bit != 0 {
-            return Err(Fault::DoubleFree);
+    /// Takes back those at the start of `objects` that lie in this span; how many.
+    /// Fails with what is wrong with one of them.
+    pub fn give(&mut self, objects: &[usize]) -> Result<usize, (Fault, usize)> {
+        let info = size_class::info(self.class);
+        let (base, len_bytes) = (self.addr(), self.pages.bytes());
+        let words = self.words();
+        // Objects freed one after the other are often neighbours: the bits of one
+        // word are gathered, and the word is changed once.
+        let (mut at, mut bits) = (0, 0);
+        let mut given = 0;
+        let mut double = None;
+        for &addr in objects {
+            let offset = addr.wrapping_sub(base);
+            if offset >= len_bytes {
+                break;
+            }
+            let index = info.object_index(offset).ok_or((Fault::Interior, addr))? as usize;
+            if index / 64 != at {
+                double = double.or(set_bits(words, at, bits));
+                (at, bits) = (index / 64, 0);
+            }
+            let bit = 1 << (index % 64);
+            if bits & bit != 0 {
+                return Err((Fault::DoubleFree, addr));
+            }
+            bits |= bit;
+            given += 1;
         }
-        *word |= bit;
-        self.free += 1;
-        Ok(())
+        match double.or(set_bits(words, at, bits)) {
+            Some(index) => Err((Fault::DoubleFree, base + index * info.size_bytes as usize)),
+            None => {
+                self.free += given;
+                Ok(given as usize)
+            }
+        }
     }
+}
+
+/// Sets bits of a word; the number of one that was set before.
+#[inline]
+fn set_bits(words: &mut [u64], at: usize, bits: u64) -> Option<usize> {
+    let word = words.get_mut(at)?;
+    let before = *word & bits;
+    *word |= bits;
+    (before != 0).then(|| at * 64 + before.trailing_zeros() as usize)
 }
 
 /// The record of the span that `addr` lies in, or what is wrong with `addr`.
@@ -268,18 +303,50 @@ mod tests {
             out[..taken].iter().for_each(|addr| free[(addr - base) / size] = false);
             for _ in 0..random(&mut seed) % (objects + 1) {
                 let i = random(&mut seed) % objects;
-                let given = span.give(base + i * size);
-                assert_eq!(given, if free[i] { Err(Fault::DoubleFree) } else { Ok(()) });
+                let addr = base + i * size;
+                let double = Err((Fault::DoubleFree, addr));
+                assert_eq!(span.give(&[addr]), if free[i] { double } else { Ok(1) });
                 free[i] = true;
             }
             assert_eq!(span.free as usize, free.iter().filter(|f| **f).count());
         }
         for bad in [base + 1, base + size / 2, base + objects * size] {
-            assert_eq!(span.give(bad), Err(Fault::Interior));
+            let inside = bad - base < span.pages.bytes();
+            let expected = if inside { Err((Fault::Interior, bad)) } else { Ok(0) };
+            assert_eq!(span.give(&[bad]), expected);
         }
+        give_in_batches(span, info, &mut free, &mut seed);
         // All are out again at the end, each once.
         let mut out = std::vec![0; objects + 1];
         let taken = span.take(&mut out);
         assert_eq!((taken, span.free), (free.iter().filter(|f| **f).count(), 0));
+    }
+
+    /// Several at once: those up to the first that lies elsewhere, none twice.
+    fn give_in_batches(
+        span: &mut Span,
+        info: &size_class::ClassInfo,
+        free: &mut [bool],
+        seed: &mut u32,
+    ) {
+        let (base, size) = (span.addr(), info.size_bytes as usize);
+        let mut away: Vec<usize> = (0..free.len()).filter(|i| !free[*i]).collect();
+        // Neighbours, every third, and no order.
+        for step in [1, 3, 7] {
+            let count = (random(seed) % 70).min(away.len() / 2);
+            let mut batch: Vec<usize> = (0..count).map(|i| away[i * step % away.len()]).collect();
+            batch.dedup();
+            batch.sort_by_key(|i| i % step);
+            batch.dedup();
+            let mut seen = std::collections::BTreeSet::new();
+            batch.retain(|i| seen.insert(*i));
+            away.retain(|i| !seen.contains(i));
+            let mut addrs: Vec<usize> = batch.iter().map(|i| base + i * size).collect();
+            addrs.push(base + span.pages.bytes());
+            assert_eq!(span.give(&addrs), Ok(batch.len()));
+            batch.iter().for_each(|i| free[*i] = true);
+            assert_eq!(span.free as usize, free.iter().filter(|f| **f).count());
+            assert!((0..free.len()).all(|i| span.is_free(i as u32) == free[i]));
+        }
     }
 }

@@ -197,7 +197,7 @@ pub fn refill(process: &Process, words: &ThreadWords, class: ClassId) -> usize {
     // The lowest address goes out first.
     rest.reverse();
     let kept = push_some(words, class, rest);
-    middle::give(class, rest.get_mut(kept..).unwrap_or_default());
+    middle::give(class, rest.get(kept..).unwrap_or_default());
     if beat {
         heartbeat::beat(process);
     }
@@ -223,7 +223,7 @@ pub unsafe fn overflow(process: &Process, words: &ThreadWords, class: ClassId, o
         objects[0] = object;
         let room = objects.get_mut(1..=half).unwrap_or_default();
         let got = pop_some(words, class, room);
-        middle::give(class, objects.get_mut(..=got).unwrap_or_default());
+        middle::give(class, objects.get(..=got).unwrap_or_default());
     }
     if beat {
         heartbeat::beat(process);

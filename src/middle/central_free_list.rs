@@ -13,13 +13,15 @@
 use crate::back::aside;
 use crate::back::page_heap::verify::Tally;
 use crate::back::page_heap::{PAGE_HEAP, PageHeap};
-use crate::back::span::{Span, span_of};
+use crate::back::page_map::PAGE_MAP;
+use crate::back::span::{Span, span_of, unit_addr};
 use crate::census::{Broken, Kind};
 use crate::middle::whole;
 use crate::os::fault::{Fault, die_knowing};
+use crate::os::fetch::fetch;
 use crate::os::lock::{Lock, Rank};
 use crate::size_class;
-use crate::units::ClassId;
+use crate::units::{ClassId, PAGE_SHIFT};
 
 const LISTS: usize = 8;
 /// The list number of a span that is in none.
@@ -67,15 +69,14 @@ pub fn take(class: ClassId, out: &mut [usize]) -> usize {
 
 /// Takes objects back into their spans; empty spans go home. Dies on an object
 /// that is not one of the class or is free already.
-pub fn give(class: ClassId, objects: &mut [usize]) {
+pub fn give(class: ClassId, objects: &[usize]) {
     if objects.is_empty() {
         return;
     }
-    // Runs of the same span are listed once.
-    objects.sort_unstable();
+    fetch_records(objects);
     let mut central = of(class).lock();
     central.acquisitions += 1;
-    let mut rest = &*objects;
+    let mut rest = objects;
     while let Some(&addr) = rest.first() {
         let at = match span_of(addr) {
             Ok(at) => at,
@@ -91,16 +92,13 @@ pub fn give(class: ClassId, objects: &mut [usize]) {
         if span.class != class {
             die_in(class, Fault::NotAllocated, addr);
         }
-        let (start, end) = (span.addr(), span.addr() + span.pages.bytes());
-        let run = rest.iter().take_while(|a| (start..end).contains(*a)).count().max(1);
-        let (ours, after) = rest.split_at(run);
-        for &addr in ours {
-            if let Err(fault) = span.give(addr) {
-                die_in(class, fault, addr);
-            }
-        }
-        central.free += run as u32;
-        rest = after;
+        let given = match span.give(rest) {
+            Ok(0) => die_in(class, Fault::Corrupt, addr),
+            Ok(given) => given,
+            Err((fault, addr)) => die_in(class, fault, addr),
+        };
+        central.free += given as u32;
+        rest = rest.get(given..).unwrap_or_default();
         if span.free == span.objects() {
             central.retire(span);
         } else {
@@ -109,10 +107,24 @@ pub fn give(class: ClassId, objects: &mut [usize]) {
     }
 }
 
+/// Asks for the records of the objects' spans, all at once and before the lock is
+/// taken: objects that were freed here and there find none of them in the cache.
+fn fetch_records(objects: &[usize]) {
+    let mut last = 0;
+    for &addr in objects {
+        if (addr ^ last) >> PAGE_SHIFT != 0 {
+            last = addr;
+            if let Some(page) = PAGE_MAP.page_of(addr) {
+                fetch(unit_addr(PAGE_MAP.span_unit(page)));
+            }
+        }
+    }
+}
+
 /// The list that a span belongs in.
 fn list_of(span: &Span) -> u8 {
-    let (free, all) = (u32::from(span.free), u32::from(span.objects()));
-    (free * LISTS as u32).div_ceil(all) as u8
+    const { assert!(LISTS == 8) };
+    size_class::info(span.class).eighths(span.free)
 }
 
 /// The end of a process that freed `addr` as one of the class.

@@ -42,14 +42,23 @@ pub fn give_home(class: ClassId, objects: &mut [usize]) {
 /// Takes objects of a class back. Dies on one that is not a block, or is free, as
 /// far as that is seen: in the central list always, here where a block was freed
 /// twice in a row.
-pub fn give(class: ClassId, objects: &mut [usize]) {
-    let twice = objects.windows(2).find(|pair| pair.first() == pair.last());
-    if let Some(&addr) = twice.and_then(|pair| pair.first()) {
-        central_free_list::die_in(class, Fault::DoubleFree, addr);
+pub fn give(class: ClassId, objects: &[usize]) {
+    let next = objects.get(1..).unwrap_or_default();
+    // No early end: so the comparisons need not come one after the other.
+    let twice = objects.iter().zip(next).fold(false, |twice, (a, b)| twice | (a == b));
+    if twice {
+        die_of_twice(class, objects);
     }
     if whole::serves(class) {
         return whole::give(class, objects);
     }
     let kept = transfer_cache::give(class, objects);
-    central_free_list::give(class, objects.get_mut(kept..).unwrap_or_default());
+    central_free_list::give(class, objects.get(kept..).unwrap_or_default());
+}
+
+#[cold]
+fn die_of_twice(class: ClassId, objects: &[usize]) -> ! {
+    let twice = objects.windows(2).find(|pair| pair.first() == pair.last());
+    let addr = twice.and_then(|pair| pair.first());
+    central_free_list::die_in(class, Fault::DoubleFree, addr.copied().unwrap_or_default())
 }

@@ -135,7 +135,7 @@ fn send_home(class: ClassId, most: usize) -> usize {
         if got == 0 {
             break;
         }
-        central_free_list::give(class, batch.get_mut(..got).unwrap_or_default());
+        central_free_list::give(class, batch.get(..got).unwrap_or_default());
         sent += got;
     }
     sent

@@ -6,6 +6,7 @@
 
 pub mod environment;
 pub mod fault;
+pub mod fetch;
 pub mod lock;
 pub mod machine;
 pub mod output;
