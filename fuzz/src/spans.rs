@@ -138,7 +138,11 @@ impl Trial<'_> {
         }
         let n = held.taken.swap_remove(pick % held.taken.len());
         let addr = held.object(n);
-        let result = held.span().give(addr);
+        // One alone, and a run of one, which ends behind it.
+        let result = match pick % 2 {
+            0 => held.give(addr),
+            _ => held.give_run(&[addr, held.end()]),
+        };
         check!(result == Ok(()), "object {n}, which is out: {result:?}");
         held.out[n] = false;
         if self.planted == "a give is not counted" {
@@ -153,18 +157,18 @@ impl Trial<'_> {
         let size = held.info.size_bytes as usize;
         let n = pick % held.out.len();
         let inside = held.object(n) + 1 + offset % (size - 1);
-        let result = held.span().give(inside);
+        let result = held.give(inside);
         let passes = self.planted == "an interior give passes";
         check!(result == Err(Fault::Interior) && !passes, "{inside:#x} inside {n}: {result:?}");
         let tail = held.object(held.out.len());
         if tail < held.end() {
             let addr = tail + offset % (held.end() - tail);
-            let result = held.span().give(addr);
+            let result = held.give(addr);
             check!(result == Err(Fault::Interior), "{addr:#x} behind the objects: {result:?}");
         }
         if !held.out[n] {
             let addr = held.object(n);
-            let result = held.span().give(addr);
+            let result = held.give(addr);
             let passes = self.planted == "a double give passes";
             check!(result == Err(Fault::DoubleFree) && !passes, "{n}, which is free: {result:?}");
         }
@@ -217,6 +221,18 @@ impl Held {
     fn span(&mut self) -> &mut Span {
         // SAFETY: ours alone until the trial ends it.
         unsafe { &mut *self.at }
+    }
+
+    fn give(&mut self, addr: usize) -> Result<(), Fault> {
+        let info = self.info;
+        self.span().give(info, addr).map_err(|wrong| wrong.fault)
+    }
+
+    /// Gives the first of `addrs`, which alone lies in the span.
+    fn give_run(&mut self, addrs: &[usize]) -> Result<(), Fault> {
+        let info = self.info;
+        let given = self.span().give_run(info, addrs).map_err(|wrong| wrong.fault)?;
+        if given == 1 { Ok(()) } else { Err(Fault::Corrupt) }
     }
 
     fn end(&self) -> usize {

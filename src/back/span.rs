@@ -17,7 +17,7 @@
 
 use crate::back::page_map::PAGE_MAP;
 use crate::os::fault::Fault;
-use crate::size_class;
+use crate::size_class::{self, ClassInfo};
 use crate::units::{ClassId, PageId, Pages};
 use core::mem::offset_of;
 use core::ptr::with_exposed_provenance_mut;
@@ -138,14 +138,17 @@ impl Span {
         (all - beyond, beyond)
     }
 
+    /// The bitmap's words run on into the record's further units, so they are
+    /// reached through the units' region, not through the struct.
+    #[inline(always)]
+    fn first_word(&mut self) -> *mut u64 {
+        with_exposed_provenance_mut(self as *mut Span as usize + offset_of!(Span, bitmap))
+    }
+
     fn words(&mut self) -> &mut [u64] {
         let count = words_for(self.objects() as usize);
-        // The words run on into the record's further units, so they are reached
-        // through the units' region, not through the struct.
-        let first =
-            with_exposed_provenance_mut(self as *mut Span as usize + offset_of!(Span, bitmap));
         // SAFETY: the record has that many words, and `self` is borrowed.
-        unsafe { core::slice::from_raw_parts_mut(first, count) }
+        unsafe { core::slice::from_raw_parts_mut(self.first_word(), count) }
     }
 
     /// Takes free objects, lowest address first, until `out` is full; how many.
@@ -167,51 +170,86 @@ impl Span {
         taken as usize
     }
 
+    /// Takes an object back, or fails with what is wrong with it. `info` is the
+    /// class's.
+    #[inline]
+    pub fn give(&mut self, info: &ClassInfo, addr: usize) -> Result<(), Wrong> {
+        let index = info.object_index(addr.wrapping_sub(self.addr()));
+        let index = index.ok_or(Wrong { fault: Fault::Interior, addr })? as usize;
+        // SAFETY: a word that has objects.
+        let set = unsafe { set_bits(self.first_word(), index / 64, 1 << (index % 64)) };
+        set.map_err(|_| Wrong { fault: Fault::DoubleFree, addr })?;
+        self.free += 1;
+        Ok(())
+    }
+
     /// Takes back those at the start of `objects` that lie in this span; how many.
-    /// Fails with what is wrong with one of them.
-    pub fn give(&mut self, objects: &[usize]) -> Result<usize, (Fault, usize)> {
-        let info = size_class::info(self.class);
+    /// Fails with what is wrong with one of them. `info` is the class's.
+    #[inline]
+    pub fn give_run(&mut self, info: &ClassInfo, objects: &[usize]) -> Result<usize, Wrong> {
         let (base, len_bytes) = (self.addr(), self.pages.bytes());
-        let words = self.words();
+        let words = self.first_word();
         // Objects freed one after the other are often neighbours: the bits of one
-        // word are gathered, and the word is changed once.
-        let (mut at, mut bits) = (0, 0);
+        // word are gathered, and the word is changed once. `at` is the first
+        // object's word from the start: whether it is the bitmap's first is any
+        // branch's guess.
+        let mut at = match objects.first().and_then(|a| info.object_index(a.wrapping_sub(base))) {
+            Some(index) => index as usize / 64,
+            None => 0,
+        };
+        let mut bits = 0;
         let mut given = 0;
-        let mut double = None;
         for &addr in objects {
             let offset = addr.wrapping_sub(base);
             if offset >= len_bytes {
                 break;
             }
-            let index = info.object_index(offset).ok_or((Fault::Interior, addr))? as usize;
-            if index / 64 != at {
-                double = double.or(set_bits(words, at, bits));
-                (at, bits) = (index / 64, 0);
-            }
+            let Some(index) = info.object_index(offset) else {
+                return Err(Wrong { fault: Fault::Interior, addr });
+            };
             let bit = 1 << (index % 64);
+            if index as usize / 64 != at {
+                // SAFETY: a word that has objects.
+                unsafe { set_bits(words, at, bits) }.map_err(|index| self.double(index))?;
+                (at, bits) = (index as usize / 64, 0);
+            }
             if bits & bit != 0 {
-                return Err((Fault::DoubleFree, addr));
+                return Err(Wrong { fault: Fault::DoubleFree, addr });
             }
             bits |= bit;
             given += 1;
         }
-        match double.or(set_bits(words, at, bits)) {
-            Some(index) => Err((Fault::DoubleFree, base + index * info.size_bytes as usize)),
-            None => {
-                self.free += given;
-                Ok(given as usize)
-            }
-        }
+        // SAFETY: as above, or the first word with no bits.
+        unsafe { set_bits(words, at, bits) }.map_err(|index| self.double(index))?;
+        self.free += given;
+        Ok(given as usize)
+    }
+
+    #[cold]
+    fn double(&self, index: usize) -> Wrong {
+        let size = size_class::info(self.class).size_bytes as usize;
+        Wrong { fault: Fault::DoubleFree, addr: self.addr() + index * size }
     }
 }
 
-/// Sets bits of a word; the number of one that was set before.
-#[inline]
-fn set_bits(words: &mut [u64], at: usize, bits: u64) -> Option<usize> {
-    let word = words.get_mut(at)?;
+/// An object that cannot be taken back, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wrong {
+    pub fault: Fault,
+    pub addr: usize,
+}
+
+/// Sets bits of a bitmap's word; fails with the number of one that was set before.
+///
+/// # Safety
+/// The bitmap at `words` has this word.
+#[inline(always)]
+unsafe fn set_bits(words: *mut u64, at: usize, bits: u64) -> Result<(), usize> {
+    // SAFETY: the caller's duty.
+    let word = unsafe { &mut *words.add(at) };
     let before = *word & bits;
     *word |= bits;
-    (before != 0).then(|| at * 64 + before.trailing_zeros() as usize)
+    if before == 0 { Ok(()) } else { Err(at * 64 + before.trailing_zeros() as usize) }
 }
 
 /// The record of the span that `addr` lies in, or what is wrong with `addr`.
@@ -304,16 +342,16 @@ mod tests {
             for _ in 0..random(&mut seed) % (objects + 1) {
                 let i = random(&mut seed) % objects;
                 let addr = base + i * size;
-                let double = Err((Fault::DoubleFree, addr));
-                assert_eq!(span.give(&[addr]), if free[i] { double } else { Ok(1) });
+                let double = Err(Wrong { fault: Fault::DoubleFree, addr });
+                assert_eq!(span.give(info, &[addr]), if free[i] { double } else { Ok(1) });
                 free[i] = true;
             }
             assert_eq!(span.free as usize, free.iter().filter(|f| **f).count());
         }
         for bad in [base + 1, base + size / 2, base + objects * size] {
             let inside = bad - base < span.pages.bytes();
-            let expected = if inside { Err((Fault::Interior, bad)) } else { Ok(0) };
-            assert_eq!(span.give(&[bad]), expected);
+            let interior = Err(Wrong { fault: Fault::Interior, addr: bad });
+            assert_eq!(span.give(info, &[bad]), if inside { interior } else { Ok(0) });
         }
         give_in_batches(span, info, &mut free, &mut seed);
         // All are out again at the end, each once.
@@ -343,7 +381,7 @@ mod tests {
             away.retain(|i| !seen.contains(i));
             let mut addrs: Vec<usize> = batch.iter().map(|i| base + i * size).collect();
             addrs.push(base + span.pages.bytes());
-            assert_eq!(span.give(&addrs), Ok(batch.len()));
+            assert_eq!(span.give(info, &addrs), Ok(batch.len()));
             batch.iter().for_each(|i| free[*i] = true);
             assert_eq!(span.free as usize, free.iter().filter(|f| **f).count());
             assert!((0..free.len()).all(|i| span.is_free(i as u32) == free[i]));

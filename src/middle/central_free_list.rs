@@ -73,7 +73,8 @@ pub fn give(class: ClassId, objects: &[usize]) {
     if objects.is_empty() {
         return;
     }
-    fetch_records(objects);
+    let scattered = fetch_records(objects) > objects.len() / 2;
+    let info = size_class::info(class);
     let mut central = of(class).lock();
     central.acquisitions += 1;
     let mut rest = objects;
@@ -92,16 +93,20 @@ pub fn give(class: ClassId, objects: &[usize]) {
         if span.class != class {
             die_in(class, Fault::NotAllocated, addr);
         }
-        let given = match span.give(rest) {
+        let given = match scattered {
+            true => span.give(info, addr).map(|()| 1),
+            false => span.give_run(info, rest),
+        };
+        let given = match given {
             Ok(0) => die_in(class, Fault::Corrupt, addr),
             Ok(given) => given,
-            Err((fault, addr)) => die_in(class, fault, addr),
+            Err(wrong) => die_in(class, wrong.fault, wrong.addr),
         };
         central.free += given as u32;
         rest = rest.get(given..).unwrap_or_default();
-        if span.free == span.objects() {
+        if span.free == info.objects {
             central.retire(span);
-        } else {
+        } else if info.eighths(span.free) != span.list {
             central.relist(span);
         }
     }
@@ -109,16 +114,18 @@ pub fn give(class: ClassId, objects: &[usize]) {
 
 /// Asks for the records of the objects' spans, all at once and before the lock is
 /// taken: objects that were freed here and there find none of them in the cache.
-fn fetch_records(objects: &[usize]) {
-    let mut last = 0;
+/// Returns how often the page changes from one object to the next.
+fn fetch_records(objects: &[usize]) -> usize {
+    let (mut last, mut changes) = (0, 0);
     for &addr in objects {
         if (addr ^ last) >> PAGE_SHIFT != 0 {
-            last = addr;
+            (last, changes) = (addr, changes + 1);
             if let Some(page) = PAGE_MAP.page_of(addr) {
                 fetch(unit_addr(PAGE_MAP.span_unit(page)));
             }
         }
     }
+    changes
 }
 
 /// The list that a span belongs in.
