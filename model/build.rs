@@ -146,9 +146,11 @@ const SOURCES: &[(&str, Others)] = &[
     ("front/deferred.rs", &[CORE_ATOMIC]),
     ("back/page_map.rs", &[]),
     ("back/span.rs", &[]),
+    ("middle/batch.rs", &[]),
     (
         "middle/mod.rs",
         &[
+            ("pub mod batch;", 1, ""),
             ("pub mod central_free_list;", 1, ""),
             ("pub mod transfer_cache;", 1, ""),
             ("pub mod whole;", 1, ""),
@@ -162,7 +164,7 @@ const SOURCES: &[(&str, Others)] = &[
         "front/cpu_cache.rs",
         &[
             ("const BUDGET_STEP: usize = 64 << 10;", 1, "const BUDGET_STEP: usize = 8 << 10;"),
-            ("(slots * 2).next_multiple_of(8)", 1, "crate::array_for(slots)"),
+            ("(slots * 2).next_power_of_two().max(8)", 1, "crate::array_for(slots)"),
         ],
     ),
     ("front/locked.rs", &[]),

@@ -32,10 +32,13 @@ pub struct ClassInfo {
 /// A batch is at most this many bytes …
 const BATCH_BYTES: usize = 64 << 10;
 /// … and at most this many objects.
-pub const BATCH_OBJECTS: usize = 64;
+pub const BATCH_OBJECTS: usize = 128;
 /// What one class may hold in one slab, at the most.
-const SLOTS_BYTES: usize = 2 << 20;
-pub const SLOTS_MAX: usize = 2048;
+const SLOTS_BYTES: usize = 8 << 20;
+/// … and this many objects, or this many bytes of small ones.
+const SLOTS_OBJECTS: usize = 2048;
+const SLOTS_SMALL_BYTES: usize = 512 << 10;
+pub const SLOTS_MAX: usize = 32768;
 
 const fn clamp(v: usize, low: usize, high: usize) -> u16 {
     (if v < low {
@@ -57,7 +60,11 @@ impl ClassInfo {
             reciprocal: (1u64 << 32) / divisor as u64 + 1,
             objects_reciprocal: (1u64 << 32) / if objects == 0 { 1 } else { objects as u64 } + 1,
             batch_max: clamp(BATCH_BYTES / divisor, 2, BATCH_OBJECTS),
-            slots_max: clamp(SLOTS_BYTES / divisor, 4, SLOTS_MAX),
+            slots_max: clamp(
+                SLOTS_BYTES / divisor,
+                4,
+                clamp(SLOTS_SMALL_BYTES / divisor, SLOTS_OBJECTS, SLOTS_MAX) as usize,
+            ),
         }
     }
 

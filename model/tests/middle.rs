@@ -45,7 +45,7 @@ mod middle {
         use super::{central_free_list, transfer_cache, whole};
         cidalloc_model::source!("middle_mod");
     }
-    pub use both::{give, take};
+    pub use both::{SHARED, give, take};
 }
 
 mod os {
@@ -239,6 +239,7 @@ macro_rules! models {
             static ONCE: Once = Once::new();
             start();
             ONCE.call_once(|| transfer_cache::start());
+            crate::middle::SHARED.store(true, Relaxed);
             OUT.iter().for_each(|out| out.store(false, Relaxed));
             for _ in 0..5 {
                 Mine::take(4).give();

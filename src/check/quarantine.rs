@@ -137,7 +137,7 @@ pub fn guard(place: &Place) {
 pub fn give_back(place: &Place) {
     let Place { start, end, class } = *place;
     if class != ClassId::NONE {
-        return middle::give_home(class, &mut [start]);
+        return middle::give_home(class, &[start]);
     }
     // SAFETY: a span of ours. Where the kernel refuses, the span is lost: nobody
     // may get memory that cannot be accessed.

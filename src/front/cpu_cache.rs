@@ -24,7 +24,7 @@ use crate::back::page_heap::IN_USE_BYTES;
 use crate::front::process::Process;
 use crate::front::slab::{self, FIRST_SLOT, Header, SLOTS_END, STOPPED, header, slab_addr};
 use crate::front::{heartbeat, locked, sections};
-use crate::middle;
+use crate::middle::{self, batch::Batch};
 use crate::os::lock::{Lock, Rank};
 use crate::os::sys;
 use crate::os::thread::{State, ThreadWords};
@@ -44,23 +44,43 @@ pub static OPEN_SLABS: AtomicUsize = AtomicUsize::new(0);
 
 /// A budget grows in these steps …
 const BUDGET_STEP: usize = 64 << 10;
-/// … and what a slab may keep on average is this plus the size of the heap, up
-/// to the option's limit: a small program's caches stay small.
+/// … and what the slabs may keep together is, for each of them, this plus the size
+/// of the heap, up to so much: a small program's caches stay small …
 const BUDGET_BASE: usize = 256 << 10;
+const BUDGET_EACH: usize = 2 << 20;
+/// … and this part of the heap: where blocks of many sizes come and go, how far
+/// each class's number strays grows with the heap.
+const BUDGET_SHARE: usize = 16;
 /// A class's first slots hold this many bytes, within 2 and 8 slots.
 const FIRST_BYTES: usize = 4 << 10;
 const FIRST_SLOTS: core::ops::RangeInclusive<usize> = 2..=8;
 /// The first batch holds this many bytes, up to 8 objects.
 const FIRST_BATCH_BYTES: usize = 512;
+/// Arrays have from 8 slots to these, in powers of two.
+const ARRAY_MOST: usize = size_class::SLOTS_MAX.next_power_of_two();
+const ARRAY_SIZES: usize = ARRAY_MOST.trailing_zeros() as usize + 1;
+/// Classes that a miss looks at for slots to give up. Few: the hand must not come
+/// round before classes in use have missed again.
+const LOOKS: usize = 4;
 /// Misses of a slab between two looks at the clock.
 const HEARTBEAT_MISSES: u32 = 64;
+
+/// How a class misses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Miss {
+    /// It had no object.
+    Empty = 0,
+    /// It had no room.
+    Full = 1,
+}
 
 /// The slots of one class in one slab. Zero bytes: none.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 struct ClassSlots {
     /// The array, in slots from the slab's base.
-    begin: u16,
+    begin: u32,
     array: u16,
     /// Slots in use of the array.
     slots: u16,
@@ -68,6 +88,7 @@ struct ClassSlots {
     batch: u8,
     /// Has missed since stealing last came by.
     missed: bool,
+    last: Miss,
 }
 
 /// What is known of a slab beside its memory. Zero bytes: unused.
@@ -86,6 +107,9 @@ pub struct Slab {
     /// Misses when all slabs that miss little were drained last.
     pub round_misses: u32,
     next_slot: u32,
+    /// Arrays that classes have left, by the power of two of their slots: the
+    /// first one's number, 0 for none. Each begins with the number of the next.
+    left: [u32; ARRAY_SIZES],
     budget_bytes: usize,
     used_bytes: usize,
     /// Budget that another slab needs more: given up at the next miss.
@@ -185,12 +209,12 @@ pub fn refill(process: &Process, words: &ThreadWords, class: ClassId) -> usize {
     let access = Access::of(words);
     let (batch, beat) = {
         let mut slab = state(cid).lock();
-        slab.missed(process, &access, cid, class);
+        slab.missed(process, &access, cid, class, Miss::Empty);
         (slab.next_batch(class), slab.beat())
     };
-    let mut objects = [0; BATCH_OBJECTS];
-    let wanted = objects.get_mut(..=batch).unwrap_or_default();
-    let got = middle::take(class, wanted);
+    let mut room = Batch::EMPTY;
+    let objects = room.of(batch + 1);
+    let got = middle::take(class, objects);
     let Some((&mut first, rest)) = objects.get_mut(..got).and_then(|o| o.split_first_mut()) else {
         return 0;
     };
@@ -214,16 +238,18 @@ pub unsafe fn overflow(process: &Process, words: &ThreadWords, class: ClassId, o
     let access = Access::of(words);
     let (half, beat) = {
         let mut slab = state(cid).lock();
-        slab.missed(process, &access, cid, class);
+        slab.missed(process, &access, cid, class, Miss::Full);
         (slab.half(class), slab.beat())
     };
     // SAFETY: the caller's duty.
     if !unsafe { push(words, class, object) } {
-        let mut objects = [0; BATCH_OBJECTS];
-        objects[0] = object;
-        let room = objects.get_mut(1..=half).unwrap_or_default();
-        let got = pop_some(words, class, room);
-        middle::give(class, objects.get(..=got).unwrap_or_default());
+        let mut room = Batch::EMPTY;
+        let objects = room.of(half + 1);
+        if let Some((first, rest)) = objects.split_first_mut() {
+            *first = object;
+            let got = pop_some(words, class, rest);
+            middle::give(class, objects.get(..=got).unwrap_or_default());
+        }
     }
     if beat {
         heartbeat::beat(process);
@@ -260,12 +286,19 @@ fn pop_some(words: &ThreadWords, class: ClassId, out: &mut [usize]) -> usize {
 
 /// What the slabs may keep together, now.
 fn allowed_bytes(process: &Process) -> usize {
-    let each = BUDGET_BASE + IN_USE_BYTES.load(Relaxed);
-    each.min(process.config.slab_bytes as usize) * OPEN_SLABS.load(Relaxed)
+    let (open, heap) = (OPEN_SLABS.load(Relaxed), IN_USE_BYTES.load(Relaxed));
+    let wished = (BUDGET_BASE + heap).min(BUDGET_EACH) * open + heap / BUDGET_SHARE;
+    wished.min(process.config.slab_bytes as usize * open)
+}
+
+/// What slots of a class and the objects in them take, in bytes.
+fn cost_of(slots: usize, class: ClassId) -> usize {
+    slots * (size_class::info(class).size_bytes as usize + size_of::<usize>())
 }
 
 impl ClassSlots {
-    const NONE: ClassSlots = ClassSlots { begin: 0, array: 0, slots: 0, batch: 0, missed: false };
+    const NONE: ClassSlots =
+        ClassSlots { begin: 0, array: 0, slots: 0, batch: 0, missed: false, last: Miss::Empty };
 
     fn begin_addr(&self, cid: Cid) -> usize {
         slab_addr(cid) + self.begin as usize * 8
@@ -285,7 +318,7 @@ impl Slab {
 
     /// What a class's slots may hold, in bytes.
     fn bytes_of(&mut self, class: ClassId) -> usize {
-        self.class(class).slots as usize * size_class::info(class).size_bytes as usize
+        cost_of(self.class(class).slots.into(), class)
     }
 
     /// Whether it is time to look at the clock.
@@ -300,7 +333,7 @@ impl Slab {
         let first = (FIRST_BATCH_BYTES / info.size_bytes as usize).min(8);
         let batch = (slots.batch as usize).max(first);
         let most = (info.batch_max as usize - 1).min(slots.slots as usize);
-        slots.batch = (batch * 2).clamp(1, info.batch_max as usize) as u8;
+        slots.batch = (batch * 2).clamp(1, info.batch_max as usize - 1) as u8;
         batch.min(most)
     }
 
@@ -310,13 +343,19 @@ impl Slab {
         (self.class(class).slots as usize / 2).min(most)
     }
 
-    /// A miss of a class: revives it if it was stopped, else gives it room.
-    fn missed(&mut self, process: &Process, access: &Access, cid: Cid, class: ClassId) {
+    /// A miss of a class: revives it if it was stopped, else may give it room.
+    fn missed(&mut self, process: &Process, access: &Access, cid: Cid, class: ClassId, miss: Miss) {
         self.misses = self.misses.wrapping_add(1);
         if !self.open && !self.open_up(cid) {
             return;
         }
-        self.class(class).missed = true;
+        let slots = self.class(class);
+        slots.missed = true;
+        // More slots serve a class that was full and is empty now, or the other way
+        // round: with them it would have missed less. One that only allocates, or
+        // only frees, needs no more than a batch.
+        let wants = slots.slots == 0 || slots.last != miss || slots.slots < slots.batch.into();
+        slots.last = miss;
         self.pay_debt(access, cid, class);
         let header = header(cid, class);
         if header.limits() == STOPPED && self.class(class).array > 0 {
@@ -324,7 +363,9 @@ impl Slab {
             access.set_limits(cid, header, limits);
             return;
         }
-        self.grow(process, access, cid, class);
+        if wants {
+            self.grow(process, access, cid, class);
+        }
     }
 
     /// Makes a slab's memory writable; false if the kernel refuses.
@@ -336,7 +377,9 @@ impl Slab {
         }
         self.open = true;
         self.next_slot = FIRST_SLOT;
-        OPEN_SLABS.fetch_add(1, Relaxed);
+        if OPEN_SLABS.fetch_add(1, Relaxed) > 0 {
+            middle::SHARED.store(true, Relaxed);
+        }
         true
     }
 
@@ -359,12 +402,12 @@ impl Slab {
             n if info.objects == 1 => ((n * 2).min(most), (n + 1).min(most)),
             n => ((n * 2).min(most), (n + info.batch_max as usize).min(most)),
         };
-        let bytes = |target: usize| (target - slots) * info.size_bytes as usize;
+        let bytes = |target: usize| cost_of(target - slots, class);
         let target = if wished > slots && self.find_budget(process, cid, bytes(wished)) {
             wished
         } else if least > slots
             && (self.find_budget(process, cid, bytes(least))
-                || self.steal_slots(access, cid, class, bytes(least)))
+                || self.steal_slots(access, cid, class, bytes(least), LOOKS))
         {
             least
         } else {
@@ -396,13 +439,12 @@ impl Slab {
         slots: usize,
     ) -> bool {
         // Twice what is needed, so that every second growth only moves a limit.
-        let array = (slots * 2).next_multiple_of(8).min(info.slots_max as usize).max(slots);
-        let begin = self.next_slot;
-        if begin as usize + array > SLOTS_END as usize {
-            return false;
-        }
+        let most = (info.slots_max as usize).next_power_of_two();
+        let array = (slots * 2).next_power_of_two().max(8).min(most).max(slots);
+        let Some(begin) = self.find_array(cid, array) else { return false };
         let header = header(cid, class);
         if !access.set_limits(cid, header, STOPPED) {
+            self.leave_array(cid, begin, array);
             return false;
         }
         // The class is quiet: sections that start now see the stop, and none was
@@ -410,17 +452,49 @@ impl Slab {
         let old = *self.class(class);
         let from = old.begin_addr(cid);
         let count = if old.array == 0 { 0 } else { (header.cur.load(Relaxed) as usize - from) / 8 };
-        let new =
-            ClassSlots { begin: begin as u16, array: array as u16, slots: slots as u16, ..old };
+        let new = ClassSlots { begin, array: array as u16, slots: slots as u16, ..old };
         let to = new.begin_addr(cid);
         // SAFETY: both arrays are the slab's, apart, and long enough.
         unsafe { slab::copy_slots(from, to, count) };
         header.cur.store((to + count * 8) as u64, Relaxed);
-        self.next_slot = begin + array as u32;
+        // No section that is in flight writes to the old array: the class is quiet.
+        self.leave_array(cid, old.begin, old.array.into());
         *self.class(class) = new;
         // If the cid is another's by now, its next miss revives the class.
         access.set_limits(cid, header, new.limits(cid));
         true
+    }
+
+    /// An array of so many slots: one that a class has left, or a new one.
+    fn find_array(&mut self, cid: Cid, slots: usize) -> Option<u32> {
+        if let Some(left) = self.left_of(slots).filter(|left| **left != 0) {
+            let begin = *left;
+            // SAFETY: the first slot of an array that is nobody's, where
+            // `leave_array` has put the number of the next.
+            *left = unsafe { slab::read_slot(slab_addr(cid) + begin as usize * 8) } as u32;
+            return Some(begin);
+        }
+        let begin = self.next_slot;
+        let end = begin + slots as u32;
+        (end <= SLOTS_END).then(|| {
+            self.next_slot = end;
+            begin
+        })
+    }
+
+    /// Keeps an array that is no class's any more.
+    fn leave_array(&mut self, cid: Cid, begin: u32, slots: usize) {
+        if let Some(left) = self.left_of(slots) {
+            // SAFETY: the array's first slot.
+            unsafe { slab::write_slot(slab_addr(cid) + begin as usize * 8, *left as usize) };
+            *left = begin;
+        }
+    }
+
+    /// The arrays of so many slots that classes have left; none for other numbers
+    /// than powers of two.
+    fn left_of(&mut self, slots: usize) -> Option<&mut u32> {
+        if slots.is_power_of_two() { self.left.get_mut(slots.ilog2() as usize) } else { None }
     }
 
     /// Makes `used_bytes + more` fit the budget by raising it; false where it
@@ -478,20 +552,27 @@ impl Slab {
         // As much of it as the other classes can give.
         let own = self.bytes_of(class);
         let debt = debt.min(self.budget_bytes - own.min(self.budget_bytes));
-        self.steal_slots(access, cid, class, debt);
+        self.steal_slots(access, cid, class, debt, 2 * size_class::COUNT);
         let paid = debt.min(self.budget_bytes - self.used_bytes);
         self.budget_bytes -= paid;
         TAKEN_BYTES.fetch_sub(paid, Relaxed);
     }
 
     /// Halves classes that have not missed since the last time round, until the
-    /// budget has room.
-    fn steal_slots(&mut self, access: &Access, cid: Cid, class: ClassId, more: usize) -> bool {
+    /// budget has room or so many were looked at.
+    fn steal_slots(
+        &mut self,
+        access: &Access,
+        cid: Cid,
+        class: ClassId,
+        more: usize,
+        looks: usize,
+    ) -> bool {
         // The class itself gives nothing.
         if self.bytes_of(class) + more > self.budget_bytes {
             return false;
         }
-        for _ in 0..2 * size_class::COUNT {
+        for _ in 0..looks {
             if self.used_bytes + more <= self.budget_bytes {
                 return true;
             }
@@ -518,8 +599,7 @@ impl Slab {
         }
         // Quiet, as in `move_array`.
         let old = *self.class(class);
-        self.used_bytes -=
-            (old.slots - slots) as usize * size_class::info(class).size_bytes as usize;
+        self.used_bytes -= cost_of((old.slots - slots).into(), class);
         let new = ClassSlots { slots, batch: 0, ..old };
         *self.class(class) = new;
         let end = new.begin_addr(cid) + slots as usize * 8;
@@ -542,6 +622,7 @@ impl Slab {
         (self.budget_bytes, self.used_bytes, self.debt_bytes) = (0, 0, 0);
         self.give_pages_back(cid);
         self.next_slot = FIRST_SLOT;
+        self.left = [0; ARRAY_SIZES];
         self.open = false;
         OPEN_SLABS.fetch_sub(1, Relaxed);
     }
@@ -580,7 +661,7 @@ impl Slab {
 /// Sends home the objects of a quiet class above `floor` (an address in its
 /// slots).
 fn send_home(header: &Header, class: ClassId, floor: usize) {
-    let mut batch = [0; BATCH_OBJECTS];
+    let mut batch = [0; BATCH_OBJECTS / 4]; // the stack may hold a batch already
     let mut cur = header.cur.load(Relaxed) as usize;
     while cur > floor {
         let count = ((cur - floor) / 8).min(batch.len());

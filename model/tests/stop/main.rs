@@ -176,9 +176,9 @@ impl Thread {
 
 static SECTIONS: Process =
     Process { config: Config { slab_bytes: 2 << 20 }, cids: 2, in_sections: true };
-/// A slab may keep two objects only.
+/// A slab may keep three objects, and a class has two slots at first.
 static POOR: Process =
-    Process { config: Config { slab_bytes: 8 << 10 }, cids: 2, in_sections: true };
+    Process { config: Config { slab_bytes: 16 << 10 }, cids: 2, in_sections: true };
 static LOCKED: Process =
     Process { config: Config { slab_bytes: 2 << 20 }, cids: 2, in_sections: false };
 

@@ -3,6 +3,13 @@
 use crate::OBJECTS;
 use crate::os::lock::{Lock, Rank};
 use crate::units::ClassId;
+use std::sync::atomic::AtomicBool;
+
+pub mod batch {
+    cidalloc_model::source!("middle_batch");
+}
+
+pub static SHARED: AtomicBool = AtomicBool::new(false);
 
 pub static HOME: Lock<[bool; OBJECTS]> = Lock::new(Rank::Transfer, [true; OBJECTS]);
 
@@ -19,7 +26,7 @@ pub fn take(_class: ClassId, out: &mut [usize]) -> usize {
     taken
 }
 
-pub fn give(_class: ClassId, objects: &mut [usize]) {
+pub fn give(_class: ClassId, objects: &[usize]) {
     if objects.is_empty() {
         return;
     }

@@ -6,10 +6,9 @@
 #![allow(unsafe_code)]
 
 use crate::census::{Broken, Kind};
-use crate::front::cpu_cache::{ClassSlots, OPEN_SLABS, Slab, TAKEN_BYTES, state};
+use crate::front::cpu_cache::{ClassSlots, OPEN_SLABS, Slab, TAKEN_BYTES, cost_of, state};
 use crate::front::process::Process;
 use crate::front::slab::{FIRST_SLOT, SLOTS_END, STOPPED, header};
-use crate::size_class::info;
 use crate::units::{Cid, ClassId};
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -76,13 +75,13 @@ pub unsafe fn objects(cid: Cid, class: ClassId) -> &'static [usize] {
 
 impl ClassSlots {
     fn inside(&self) -> bool {
-        let (begin, end) = (u32::from(self.begin), u32::from(self.begin) + u32::from(self.array));
+        let (begin, end) = (self.begin, self.begin.saturating_add(self.array.into()));
         self.array > 0 && begin >= FIRST_SLOT && end <= SLOTS_END && self.slots <= self.array
     }
 
     fn overlaps(&self, other: &ClassSlots) -> bool {
-        let end = |of: &ClassSlots| u32::from(of.begin) + u32::from(of.array);
-        u32::from(self.begin) < end(other) && u32::from(other.begin) < end(self)
+        let end = |of: &ClassSlots| of.begin.saturating_add(of.array.into());
+        self.begin < end(other) && other.begin < end(self)
     }
 }
 
@@ -111,12 +110,12 @@ impl Slab {
         let mut used = 0;
         for class in ClassId::all() {
             let slots = self.slots(class);
-            used += usize::from(slots.slots) * info(class).size_bytes as usize;
+            used += cost_of(slots.slots.into(), class);
             if slots.array == 0 {
                 found.check(slots.slots == 0, Kind::SlotsOutside, class, at);
                 continue;
             }
-            let end = u32::from(slots.begin) + u32::from(slots.array);
+            let end = slots.begin.saturating_add(slots.array.into());
             let inside = slots.inside() && end <= self.next_slot;
             found.check(inside, Kind::SlotsOutside, class, at);
             let alone = (class.0 + 1..).map_while(|other| self.classes.get(other as usize));
@@ -139,7 +138,7 @@ impl Slab {
 
     pub fn plant_begin(&mut self, class: ClassId, other: ClassId) {
         let begin = self.slots(other).begin;
-        static OLD: core::sync::atomic::AtomicU16 = core::sync::atomic::AtomicU16::new(0);
+        static OLD: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
         let old = OLD.swap(0, Relaxed);
         let slots = self.class(class);
         if old == 0 {
