@@ -161,7 +161,8 @@ fn child_coming_and_going() {
         before.metadata_bytes, after.metadata_bytes
     );
     assert!(after.metadata_bytes <= before.metadata_bytes + (64 << 10), "metadata grows");
-    assert!(after.mapped_bytes <= before.mapped_bytes + (2 << 20), "mappings grow");
+    // New arena comes in steps of four hugepages, and the slabs may be near one still.
+    assert!(after.mapped_bytes <= before.mapped_bytes + (8 << 20), "mappings grow");
     assert!(grown <= 4096, "{grown} KiB more are resident");
     mode::verify();
 }
