@@ -209,7 +209,14 @@ pub fn refill(process: &Process, words: &ThreadWords, class: ClassId) -> usize {
     let access = Access::of(words);
     let (batch, beat) = {
         let mut slab = state(cid).lock();
-        slab.missed(process, &access, cid, class, Miss::Empty);
+        if slab.missed(process, &access, cid, class, Miss::Empty) {
+            drop(slab);
+            let object = pop(words, class);
+            if object != 0 {
+                return object;
+            }
+            slab = state(cid).lock();
+        }
         (slab.next_batch(class), slab.beat())
     };
     let mut room = Batch::EMPTY;
@@ -344,28 +351,39 @@ impl Slab {
     }
 
     /// A miss of a class: revives it if it was stopped, else may give it room.
-    fn missed(&mut self, process: &Process, access: &Access, cid: Cid, class: ClassId, miss: Miss) {
+    /// Whether it was revived: then it may have what was missed.
+    fn missed(
+        &mut self,
+        process: &Process,
+        access: &Access,
+        cid: Cid,
+        class: ClassId,
+        miss: Miss,
+    ) -> bool {
         self.misses = self.misses.wrapping_add(1);
         if !self.open && !self.open_up(cid) {
-            return;
+            return false;
         }
-        let slots = self.class(class);
-        slots.missed = true;
-        // More slots serve a class that was full and is empty now, or the other way
-        // round: with them it would have missed less. One that only allocates, or
-        // only frees, needs no more than a batch.
-        let wants = slots.slots == 0 || slots.last != miss || slots.slots < slots.batch.into();
-        slots.last = miss;
+        if self.beat() {
+            self.owe_excess(process);
+        }
+        self.class(class).missed = true;
         self.pay_debt(access, cid, class);
         let header = header(cid, class);
         if header.limits() == STOPPED && self.class(class).array > 0 {
             let limits = self.class(class).limits(cid);
-            access.set_limits(cid, header, limits);
-            return;
+            return access.set_limits(cid, header, limits);
         }
+        // More slots serve a class that was full and is empty now, or the other way
+        // round: with them it would have missed less. One that only allocates, or
+        // only frees, needs no more than a batch.
+        let slots = self.class(class);
+        let wants = slots.slots == 0 || slots.last != miss || slots.slots < slots.batch.into();
+        slots.last = miss;
         if wants {
             self.grow(process, access, cid, class);
         }
+        false
     }
 
     /// Makes a slab's memory writable; false if the kernel refuses.
@@ -540,6 +558,13 @@ impl Slab {
             }
         }
         false
+    }
+
+    /// Where all slabs have more than they may keep now, as the heap has shrunk, this
+    /// one gives some up.
+    fn owe_excess(&mut self, process: &Process) {
+        let excess = TAKEN_BYTES.load(Relaxed).saturating_sub(allowed_bytes(process));
+        self.debt_bytes = self.debt_bytes.max(excess.min(self.budget_bytes / 4));
     }
 
     /// Gives up what another slab has asked for: only the thread that holds the
