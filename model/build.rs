@@ -168,12 +168,14 @@ const SOURCES: &[(&str, Others)] = &[
     ("middle/transfer_cache.rs", &[("core::ptr::copy_nonoverlapping", 2, "crate::copy")]),
     ("middle/central_free_list.rs", &[]),
     // Smaller: steps of budgets, and where a model says so, arrays.
+    ("front/cpu_cache.rs", &[("mod budget;", 1, ""), ("mod room;", 1, "")]),
     (
-        "front/cpu_cache.rs",
-        &[
-            ("const BUDGET_STEP: usize = 64 << 10;", 1, "const BUDGET_STEP: usize = 8 << 10;"),
-            ("(slots * 2).next_power_of_two().max(8)", 1, "crate::array_for(slots)"),
-        ],
+        "front/cpu_cache/budget.rs",
+        &[("const BUDGET_STEP: usize = 64 << 10;", 1, "const BUDGET_STEP: usize = 8 << 10;")],
+    ),
+    (
+        "front/cpu_cache/room.rs",
+        &[("(slots * 2).next_power_of_two().max(8)", 1, "crate::array_for(slots)")],
     ),
     ("front/locked.rs", &[]),
     ("front/remote.rs", &[]),

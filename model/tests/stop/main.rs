@@ -48,6 +48,13 @@ mod kernel;
 mod front {
     pub mod cpu_cache {
         cidalloc_model::source!("front_cpu_cache");
+
+        mod budget {
+            cidalloc_model::source!("front_cpu_cache_budget");
+        }
+        mod room {
+            cidalloc_model::source!("front_cpu_cache_room");
+        }
     }
     pub mod locked {
         cidalloc_model::source!("front_locked");

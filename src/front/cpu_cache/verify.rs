@@ -6,7 +6,8 @@
 #![allow(unsafe_code)]
 
 use crate::census::{Broken, Kind};
-use crate::front::cpu_cache::{ClassSlots, OPEN_SLABS, Slab, TAKEN_BYTES, cost_of, state};
+use crate::front::cpu_cache::budget::{TAKEN_BYTES, cost_of};
+use crate::front::cpu_cache::{ClassSlots, OPEN_SLABS, Slab, state};
 use crate::front::process::Process;
 use crate::front::slab::{FIRST_SLOT, SLOTS_END, STOPPED, header};
 use crate::units::{Cid, ClassId};
