@@ -42,9 +42,21 @@ impl Slab {
         if self.used_bytes + more <= self.budget_bytes {
             return true;
         }
-        let need = (self.used_bytes + more - self.budget_bytes).next_multiple_of(BUDGET_STEP);
+        let exact = self.used_bytes + more - self.budget_bytes;
+        // A whole step while there is one, else as much as is needed.
+        self.take_budget(process, exact.next_multiple_of(BUDGET_STEP), |_| false)
+            || self.take_budget(process, exact, |slab| slab.steal_budget(process, cid, exact))
+    }
+
+    /// Raises the budget by `need` if all slabs' allow it, or `steal` finds as much.
+    fn take_budget(
+        &mut self,
+        process: &Process,
+        need: usize,
+        steal: impl FnOnce(&mut Slab) -> bool,
+    ) -> bool {
         let taken = TAKEN_BYTES.fetch_add(need, Relaxed) + need;
-        if taken <= allowed_bytes(process) || self.steal_budget(process, cid, need) {
+        if taken <= allowed_bytes(process) || steal(self) {
             self.budget_bytes += need;
             return true;
         }
