@@ -147,7 +147,7 @@ pub static OPTIONS: [OptionSpec; 12] = [
         unit: "bytes",
         range: "65536 to 1073741824",
         default: "33554432",
-        meaning: "what one slab may keep at the most, of the 2 MiB and its share of a sixteenth of the heap that it may keep else",
+        meaning: "what one slab may keep at the most, on average; a heap of a few MiB lets it keep 2 MiB, a larger one a sixteenth of itself more for all slabs",
         set: |c, v| number(v, 1 << 16, 1 << 30).map(|n| c.slab_bytes = n as u32).is_some(),
     },
     OptionSpec {

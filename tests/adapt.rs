@@ -81,6 +81,46 @@ fn child_thousand_blocks() {
 }
 
 #[test]
+fn blocks_of_all_sizes_come_and_go_in_the_slab() {
+    alone("child_blocks_of_all_sizes");
+}
+
+/// What a slab may keep follows the heap: how far each class's number strays from
+/// its mean does.
+#[test]
+#[ignore = "runs in a child"]
+fn child_blocks_of_all_sizes() {
+    const LIVE: usize = 4000;
+    const ROUNDS: usize = 100_000;
+    assert!(pin(0));
+    let mut seed = 7u64;
+    let mut random = move |below: usize| {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (seed >> 33) as usize % below
+    };
+    let mut blocks: Vec<*mut u8> =
+        (0..LIVE).map(|_| heap::allocate(1 + random(64 << 10))).collect();
+    let mut replace = |count: usize| {
+        for _ in 0..count {
+            let block = &mut blocks[random(LIVE)];
+            // SAFETY: a live block, replaced at once.
+            unsafe { heap::free(*block) };
+            *block = black_box(heap::allocate(1 + random(64 << 10)));
+        }
+    };
+    replace(ROUNDS);
+    let before = Stats::collect();
+    replace(ROUNDS);
+    let after = Stats::collect();
+    let misses = after.refills + after.overflows - before.refills - before.overflows;
+    assert!(misses < ROUNDS as u64 / 10, "{misses} misses in {ROUNDS} rounds");
+    let share = after.live_bytes / 8 + (4 << 20);
+    assert!(after.cid_bytes < share, "{} bytes cached, {share} expected", after.cid_bytes);
+    // SAFETY: live blocks, freed once.
+    blocks.into_iter().for_each(|block| unsafe { heap::free(block) });
+}
+
+#[test]
 fn an_idle_slab_is_drained() {
     alone("child_idle_slab");
 }

@@ -30,7 +30,7 @@
  *                             libc: only the C library's; own: only cidalloc's; off: none, locks instead
  *   CIDALLOC_INDEX=WHICH      what picks a thread's cache. auto: the best the kernel offers (default);
  *                             mm_cid, cpu_id: an id kept by rseq; shard: none kept by rseq, locks instead
- *   CIDALLOC_SLAB_BYTES=BYTES what one cache may keep at the most
+ *   CIDALLOC_SLAB_BYTES=BYTES what one cache may keep at the most, whatever the size of the heap would let it
  *   CIDALLOC_BACKGROUND=on    a thread gives free memory back while the program makes no call at all
  *   CIDALLOC_DECAY_MS=MS      time after which free memory that stays unused goes back to the kernel
  *   CIDALLOC_THP=0            never ask the kernel for transparent hugepages
