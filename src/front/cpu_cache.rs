@@ -30,7 +30,7 @@ use crate::middle::{self, batch::Batch};
 use crate::os::lock::{Lock, Rank};
 use crate::os::sys;
 use crate::os::thread::{State, ThreadWords};
-use crate::size_class;
+use crate::size_class::{self, ClassInfo};
 use crate::units::{Cid, ClassId};
 use core::ptr::with_exposed_provenance;
 use core::sync::atomic::Ordering::Relaxed;
@@ -277,6 +277,15 @@ impl ClassSlots {
     const NONE: ClassSlots =
         ClassSlots { begin: 0, array: 0, slots: 0, batch: 0, missed: false, last: Miss::Empty };
 
+    /// How many objects the batch of this miss is for; twice as many next time.
+    fn grow_batch(&mut self, info: &ClassInfo) -> usize {
+        let most = info.batch_max as usize - 1;
+        let first = (FIRST_BATCH_BYTES / info.size_bytes as usize).min(8);
+        let batch = (self.batch as usize).max(first).min(most);
+        self.batch = (batch * 2).clamp(1, most) as u8;
+        batch
+    }
+
     fn begin_addr(&self, cid: Cid) -> usize {
         slab_addr(cid) + self.begin as usize * 8
     }
@@ -303,21 +312,19 @@ impl Slab {
         self.misses % HEARTBEAT_MISSES == 0
     }
 
-    /// The objects a refill takes beside the caller's; twice as many next time.
+    /// The objects that a refill takes beside the caller's.
     fn next_batch(&mut self, class: ClassId) -> usize {
-        let info = size_class::info(class);
         let slots = self.class(class);
-        let first = (FIRST_BATCH_BYTES / info.size_bytes as usize).min(8);
-        let batch = (slots.batch as usize).max(first);
-        let most = (info.batch_max as usize - 1).min(slots.slots as usize);
-        slots.batch = (batch * 2).clamp(1, info.batch_max as usize - 1) as u8;
-        batch.min(most)
+        let batch = slots.grow_batch(size_class::info(class));
+        batch.min(slots.slots.into())
     }
 
     /// The objects that an overflow sends home beside the caller's.
     fn half(&mut self, class: ClassId) -> usize {
+        let slots = self.class(class);
+        slots.grow_batch(size_class::info(class));
         let most = size_class::info(class).batch_max as usize - 1;
-        (self.class(class).slots as usize / 2).min(most)
+        (slots.slots as usize / 2).min(most)
     }
 
     /// A miss of a class: revives it if it was stopped, else may give it room.
@@ -346,9 +353,10 @@ impl Slab {
         }
         // More slots serve a class that was full and is empty now, or the other way
         // round: with them it would have missed less. One that only allocates, or
-        // only frees, needs no more than a batch.
+        // only frees, needs no more than a batch, and as much again to keep.
         let slots = self.class(class);
-        let wants = slots.slots == 0 || slots.last != miss || slots.slots < slots.batch.into();
+        let enough = u16::from(slots.batch) * if miss == Miss::Full { 2 } else { 1 };
+        let wants = slots.slots == 0 || slots.last != miss || slots.slots < enough;
         slots.last = miss;
         if wants {
             self.grow(process, access, cid, class);
