@@ -77,7 +77,7 @@ impl Mode {
         let mut command = common::command(driver);
         command.env("LD_PRELOAD", library);
         // Little room, so that classes give some up; no work by the clock.
-        command.env("CIDALLOC_SLAB_BYTES", "65536").env("CIDALLOC_DECAY_MS", "3600000");
+        command.env("CIDALLOC_SLAB_BYTES", "131072").env("CIDALLOC_DECAY_MS", "3600000");
         // Named, so that it is used on kernels that are thought to be no good.
         command.env("CIDALLOC_RSEQ", self.registration());
         match self {

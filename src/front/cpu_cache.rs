@@ -355,7 +355,7 @@ impl Slab {
         // round: with them it would have missed less. One that only allocates, or
         // only frees, needs no more than a batch, and as much again to keep.
         let slots = self.class(class);
-        let enough = u16::from(slots.batch) * if miss == Miss::Full { 2 } else { 1 };
+        let enough = u16::from(slots.batch) * 2;
         let wants = slots.slots == 0 || slots.last != miss || slots.slots < enough;
         slots.last = miss;
         if wants {

@@ -110,7 +110,7 @@ impl Slab {
         // As much of it as the other classes can give.
         let own = self.bytes_of(class);
         let debt = debt.min(self.budget_bytes - own.min(self.budget_bytes));
-        self.steal_slots(access, cid, class, debt, 2 * size_class::COUNT);
+        self.steal_slots(access, cid, class, debt, usize::MAX);
         let paid = debt.min(self.budget_bytes - self.used_bytes);
         self.budget_bytes -= paid;
         TAKEN_BYTES.fetch_sub(paid, Relaxed);

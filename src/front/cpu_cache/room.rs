@@ -26,8 +26,8 @@ const FIRST_SLOTS: core::ops::RangeInclusive<usize> = 2..=8;
 /// Arrays have from 8 slots to these, in powers of two.
 const ARRAY_MOST: usize = size_class::SLOTS_MAX.next_power_of_two();
 pub(super) const ARRAY_SIZES: usize = ARRAY_MOST.trailing_zeros() as usize + 1;
-/// Classes that a miss looks at for slots to give up. Few: the hand must not come
-/// round before classes in use have missed again.
+/// Classes that a miss looks at for slots to give up, unless its class has none
+/// at all. Few: the hand must not come round before classes in use have missed again.
 const LOOKS: usize = 4;
 impl Slab {
     /// Gives a class more slots, as far as budget and address space allow.
@@ -50,11 +50,12 @@ impl Slab {
             n => ((n * 2).min(most), (n + info.batch_max as usize).min(most)),
         };
         let bytes = |target: usize| cost_of(target - slots, class);
+        let looks = if slots == 0 { usize::MAX } else { LOOKS };
         let target = if wished > slots && self.find_budget(process, cid, bytes(wished)) {
             wished
         } else if least > slots
             && (self.find_budget(process, cid, bytes(least))
-                || self.steal_slots(access, cid, class, bytes(least), LOOKS))
+                || self.steal_slots(access, cid, class, bytes(least), looks))
         {
             least
         } else {
@@ -158,14 +159,19 @@ impl Slab {
         if self.bytes_of(class) + more > self.budget_bytes {
             return false;
         }
-        for _ in 0..looks {
-            if self.used_bytes + more <= self.budget_bytes {
-                return true;
+        let mut looks = looks;
+        for _ in 0..2 * size_class::COUNT {
+            if looks == 0 || self.used_bytes + more <= self.budget_bytes {
+                break;
             }
             self.clock = (self.clock + 1) % size_class::COUNT as u8;
             let victim = ClassId(self.clock);
             let slots = self.class(victim);
-            if victim == class || slots.slots == 0 || core::mem::take(&mut slots.missed) {
+            if victim == class || slots.slots == 0 {
+                continue;
+            }
+            looks -= 1;
+            if core::mem::take(&mut slots.missed) {
                 continue;
             }
             let fewer = slots.slots / 2;
