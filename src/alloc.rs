@@ -57,18 +57,39 @@ pub fn allocate_hit(size: usize) -> *mut u8 {
     }
 }
 
-/// What follows when [`allocate_hit`] had nothing: the larger classes, out of
-/// line so that the way to the small ones is short, and every miss.
-#[inline(never)]
-pub fn allocate_rest(size: usize, align: usize, family: Family) -> *mut u8 {
-    let class = class_of(size);
-    if size > size_class::FINE_MAX_BYTES {
-        let object = sections::pop(slab::class_at(class));
-        if object != 0 {
-            return with_exposed_provenance_mut(object);
-        }
+/// A hit of the sizes below 1 KiB at a multiple of `align`, a power of two; null
+/// else.
+#[inline(always)]
+pub fn allocate_aligned_hit(size: usize, align: usize) -> *mut u8 {
+    match size_class::class_of_aligned_fine(size, align) {
+        Some(class) => with_exposed_provenance_mut(sections::pop(slab::class_at(class))),
+        None => null_mut(),
     }
-    allocate_slow(size, align, family, class)
+}
+
+/// What follows when [`allocate_hit`] had nothing: a hit of the larger classes;
+/// null else, when [`allocate_miss`] must follow. To be called out of line, so that
+/// the way to the small ones is short.
+#[inline(always)]
+pub fn allocate_hit_rest(size: usize) -> *mut u8 {
+    if size <= size_class::FINE_MAX_BYTES {
+        return null_mut();
+    }
+    with_exposed_provenance_mut(sections::pop(slab::class_at(class_of(size))))
+}
+
+/// What follows when neither had anything.
+#[inline(always)]
+pub fn allocate_miss(size: usize, align: usize, family: Family) -> *mut u8 {
+    allocate_slow(size, align, family, class_of(size))
+}
+
+#[inline(never)]
+fn allocate_rest(size: usize, align: usize, family: Family) -> *mut u8 {
+    match allocate_hit_rest(size) {
+        hit if hit.is_null() => allocate_miss(size, align, family),
+        hit => hit,
+    }
 }
 
 /// As [`allocate`], of a class known already; what is told is used where it is

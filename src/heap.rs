@@ -41,6 +41,17 @@ pub unsafe fn free(ptr: *mut u8) {
     unsafe { alloc::free(ptr, Told::C) }
 }
 
+/// A hit of the sizes up to 1 KiB, in zeros; null else, when [`allocate_zeroed`]
+/// must follow.
+#[inline(always)]
+pub fn allocate_zeroed_hit(size: usize) -> *mut u8 {
+    match alloc::allocate_hit(size) {
+        hit if hit.is_null() => hit,
+        // SAFETY: a block of at least `size` bytes, just allocated.
+        hit => unsafe { clear(hit, size) },
+    }
+}
+
 /// A block of zeros; else as [`allocate`].
 pub fn allocate_zeroed(size: usize) -> *mut u8 {
     zeroed(class_of(size), PAGE_BYTES, Told::C.sized(size))
@@ -65,25 +76,27 @@ fn zeroed(class: ClassId, large_align: usize, told: Told) -> *mut u8 {
     } else {
         (alloc::allocate_class(class, told), false)
     };
-    if !block.is_null() && !zero {
-        // SAFETY: a block of at least `size` bytes, just allocated.
-        unsafe { clear(block, size) };
+    if block.is_null() || zero {
+        return block;
     }
-    block
+    // SAFETY: a block of at least `size` bytes, just allocated.
+    unsafe { clear(block, size) }
 }
 
-/// Writes zeros; small sizes in stores that overlap, as a call costs more.
+/// Writes zeros and returns the block; small sizes in stores that overlap, as a
+/// call costs more.
 ///
 /// # Safety
 /// `block` has `size` bytes.
 #[inline(always)]
-unsafe fn clear(block: *mut u8, size: usize) {
+unsafe fn clear(block: *mut u8, size: usize) -> *mut u8 {
     const NARROW: usize = 16;
     // SAFETY: each store ends within `size` bytes.
     let store = |at: usize| unsafe { block.add(at).cast::<[u64; 2]>().write_unaligned([0; 2]) };
     if !(NARROW..=8 * NARROW).contains(&size) {
+        // Its result is the block: no frame has to keep it.
         // SAFETY: the caller's duty.
-        return unsafe { block.write_bytes(0, size) };
+        return unsafe { libc::memset(block.cast(), 0, size) }.cast();
     }
     // The first and the last bytes of as many stores as reach the middle.
     let ends = |n: usize| {
@@ -98,6 +111,7 @@ unsafe fn clear(block: *mut u8, size: usize) {
         ends(2);
         ends(3);
     }
+    block
 }
 
 /// A block at a multiple of `align`, a power of two; null when there is no

@@ -141,6 +141,20 @@ pub fn class_of_aligned(size: usize, align: usize) -> ClassId {
     class
 }
 
+/// [`class_of_aligned`] where the table's fine part has it at once: as it mostly
+/// does.
+#[inline(always)]
+pub fn class_of_aligned_fine(size: usize, align: usize) -> Option<ClassId> {
+    // Both below: one comparison is enough, and the sum is right.
+    if size | align >= FINE_MAX_BYTES {
+        return None;
+    }
+    let class = class_of_fine((size + align - 1) & !(align - 1))?;
+    // SAFETY: a class of the table.
+    let info = unsafe { CLASSES.get_unchecked(class.index()) };
+    (info.size_bytes as usize & (align - 1) == 0).then_some(class)
+}
+
 /// The alignment that every object of a class has, in bytes.
 pub fn align_of(class: ClassId) -> usize {
     1 << info(class).size_bytes.trailing_zeros().min(PAGE_BYTES.trailing_zeros())

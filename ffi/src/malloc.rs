@@ -11,6 +11,7 @@ use core_alloc::heap;
 
 /// Sets errno and returns null.
 #[cold]
+#[inline(never)]
 pub fn fail(error: c_int) -> *mut c_void {
     // SAFETY: the C library's errno of this thread.
     unsafe { *libc::__errno_location() = error };
@@ -32,7 +33,15 @@ pub extern "C" fn malloc(size: usize) -> *mut c_void {
 
 #[inline(never)]
 fn malloc_rest(size: usize) -> *mut c_void {
-    or_enomem(alloc::allocate_rest(size, Told::C.align, Family::C))
+    match alloc::allocate_hit_rest(size) {
+        hit if hit.is_null() => malloc_miss(size),
+        hit => hit.cast(),
+    }
+}
+
+#[inline(never)]
+fn malloc_miss(size: usize) -> *mut c_void {
+    or_enomem(alloc::allocate_miss(size, Told::C.align, Family::C))
 }
 
 /// # Safety
@@ -54,9 +63,17 @@ pub unsafe extern "C" fn cfree(ptr: *mut c_void) {
 #[unsafe(no_mangle)]
 pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
     match count.checked_mul(size) {
-        Some(bytes) => or_enomem(heap::allocate_zeroed(bytes)),
+        Some(bytes) => match heap::allocate_zeroed_hit(bytes) {
+            hit if hit.is_null() => calloc_rest(bytes),
+            hit => hit.cast(),
+        },
         None => fail(libc::ENOMEM),
     }
+}
+
+#[inline(never)]
+fn calloc_rest(bytes: usize) -> *mut c_void {
+    or_enomem(heap::allocate_zeroed(bytes))
 }
 
 /// # Safety
@@ -101,6 +118,14 @@ pub extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
     if !align.is_power_of_two() {
         return fail(libc::EINVAL);
     }
+    match alloc::allocate_aligned_hit(size, align) {
+        hit if hit.is_null() => aligned_rest(size, align),
+        hit => hit.cast(),
+    }
+}
+
+#[inline(never)]
+fn aligned_rest(size: usize, align: usize) -> *mut c_void {
     or_enomem(heap::allocate_aligned(size, align))
 }
 
