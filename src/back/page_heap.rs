@@ -493,7 +493,9 @@ impl PageHeap {
             (due, self.cool(due))
         } else {
             self.release.due_pages = 0;
-            (pages, self.subrelease(pages))
+            // Others may have used them since: that is no refusal.
+            let due = pages.min(self.filler.free_dirty_pages);
+            (due, self.subrelease(due))
         };
         if due > 0 {
             self.release.refused = done == 0;
