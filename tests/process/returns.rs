@@ -10,9 +10,9 @@ fn waited(way: &str, mode: Mode, background: bool) -> [u64; 3] {
     if background {
         command.env(BACKGROUND.0, BACKGROUND.1);
     }
-    // A quarter of the usual decay time, and of the usual wait.
+    // A quarter of the usual decay time, and eight times that to wait.
     command.env("CIDALLOC_DECAY_MS", "250");
-    let said = passed(command.args([way, "1"])).stdout;
+    let said = passed(command.args([way, "2"])).stdout;
     let numbers: Vec<u64> = said.split_whitespace().map(|n| n.parse().expect("MB")).collect();
     println!("{way} {mode:?} {background}: {numbers:?}");
     numbers.try_into().expect("three numbers")
