@@ -178,7 +178,7 @@ pub static OPTIONS: [OptionSpec; 12] = [
         name: "CIDALLOC_THP_AFTER",
         unit: "bytes",
         range: "0 to 1099511627776",
-        default: "16777216",
+        default: "8388608",
         meaning: "the heap size from which on hugepages are asked for",
         set: |c, v| number(v, 0, 1 << 40).map(|n| c.thp_after_bytes = n).is_some(),
     },
@@ -226,7 +226,7 @@ impl Config {
         decay_ms: 1000,
         background: false,
         thp: true,
-        thp_after_bytes: 16 << 20,
+        thp_after_bytes: 8 << 20,
         keep_deepbind: false,
         fail: Refusals::NONE,
     };

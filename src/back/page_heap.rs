@@ -259,7 +259,7 @@ impl PageHeap {
             None => {
                 let (id, zero) = self.take_hugepages(1)?;
                 if zero {
-                    self.advise_spans(id);
+                    self.advise(id, 1, true);
                 }
                 self.filler.add(&mut self.table, id);
                 // An empty hugepage has the run whatever the alignment.

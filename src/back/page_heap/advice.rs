@@ -16,8 +16,6 @@ use crate::units::{HUGE_SHIFT, HugeId, PAGE_BYTES, PAGES_PER_HUGE, Pages};
 
 /// What a hugepage's unused rest may be of its block: one part of so many.
 const REST_PARTS: u32 = 16;
-/// What a hugepage of spans may be of the heap: one part of so many.
-const SPANS_PARTS: u32 = 12;
 
 impl PageHeap {
     /// Tells the kernel about the hugepages of a block of `pages`, from `first`
@@ -35,12 +33,6 @@ impl PageHeap {
         }
         self.advise(first, whole, true);
         self.advise(HugeId(first.0 + whole), 1, false);
-    }
-
-    /// The same of a hugepage for spans, which fills by and by.
-    pub(super) fn advise_spans(&mut self, id: HugeId) {
-        let heap = self.counts.in_use_pages as u32;
-        self.advise(id, 1, heap / SPANS_PARTS >= PAGES_PER_HUGE);
     }
 
     /// Tells the kernel about hugepages for memory about to be touched first:
