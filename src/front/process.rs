@@ -110,6 +110,8 @@ impl Process {
 
 const MEMBARRIER_PRIVATE_EXPEDITED_RSEQ: i32 = 1 << 7;
 const MEMBARRIER_REGISTER_PRIVATE_EXPEDITED_RSEQ: i32 = 1 << 8;
+/// Of a limited address space the slabs take one part of so many, at the most.
+const SLABS_PART: u64 = 8;
 /// Shards for threads that cannot register while others can.
 const SPARE_SHARDS: u32 = 2;
 const SHARDS_MOST: u32 = 64;
@@ -136,10 +138,13 @@ fn start() -> Option<Process> {
     let cids = if index == Index::Shard { 0 } else { machine.cpus_possible };
     let mut process =
         Process { config, kernel, index, registration, reason, stderr: 2, cids, shards };
-    if map_slabs(process.slabs()).is_none() {
+    // A slab is large address space, and ids go up to the CPUs that may ever be.
+    let most = machine.address_limit_bytes.map_or(u64::MAX, |b| b / SLABS_PART);
+    let fits = u64::from(process.slabs()) * SLAB_BYTES as u64 <= most;
+    if !fits || map_slabs(process.slabs()).is_none() {
         (process.index, process.registration) = (Index::Shard, Registration::None);
         (process.cids, process.shards) = (0, SPARE_SHARDS);
-        process.reason = "no memory for the slabs of all ids";
+        process.reason = "no address space for the slabs of all ids";
         map_slabs(process.slabs())?;
     }
     transfer_cache::start();
