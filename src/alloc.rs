@@ -154,13 +154,25 @@ unsafe fn free_layout_rest(
     family: Family,
 ) {
     let told = Told::of(size, told_align, family);
-    let class = if size > GROWN_BYTES {
-        PAGE_MAP.class_of(ptr as usize)
-    } else {
-        size_class::class_of_aligned(size, align)
-    };
+    if size > GROWN_BYTES {
+        // SAFETY: the caller's duty.
+        return unsafe { free_grown(ptr, told) };
+    }
+    let class = size_class::class_of_aligned(size, align);
+    if class == ClassId::NONE {
+        // SAFETY: the caller's duty.
+        return unsafe { free_slow(ptr, size, told_align, family, class) };
+    }
     // SAFETY: the caller's duty.
     unsafe { free_class(class, ptr, told) }
+}
+
+/// Frees a block that realloc may have made a large one. Out of line: one copy of
+/// the section for all that come here.
+#[inline(never)]
+unsafe fn free_grown(ptr: *mut u8, told: Told) {
+    // SAFETY: the caller's duty.
+    unsafe { free(ptr, told) }
 }
 
 /// The arguments of the slow halves stand in the order in which callers have

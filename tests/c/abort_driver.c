@@ -272,6 +272,13 @@ static void each_way(void) {
 		end(by[slot], ring[slot]);
 }
 
+// A block that has just been given back is the next one: larger classes hit, too.
+static void pairs(void) {
+	for (size_t i = 0; i < COUNT(sizes); i++)
+		for (unsigned n = 0; n < 8; n++)
+			end(&enders[0], get(&getters[0], sizes[i]));
+}
+
 static void ladders(void) {
 	void *at[3];
 	for (size_t i = 0; i < COUNT(at); i++)
@@ -429,6 +436,7 @@ int main(void) {
 		stop();
 		first_of_a_class();
 		each_way();
+		pairs();
 		too_many();
 		ladders();
 		many();
