@@ -72,7 +72,7 @@ pub fn allocate_aligned_hit(size: usize, align: usize) -> *mut u8 {
 /// the way to the small ones is short.
 #[inline(always)]
 pub fn allocate_hit_rest(size: usize) -> *mut u8 {
-    if size <= size_class::FINE_MAX_BYTES {
+    if size <= size_class::FINE_MAX_BYTES || size > size_class::MAX_BYTES {
         return null_mut();
     }
     with_exposed_provenance_mut(sections::pop(slab::class_at(class_of(size))))
