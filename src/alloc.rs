@@ -192,28 +192,46 @@ pub fn allocate_slow(size: usize, align: usize, family: Family, class: ClassId) 
 
 #[inline(never)]
 fn allocate_missed(class: ClassId, told: Told) -> *mut u8 {
+    let (size, align) = size_and_align(class);
+    allocate_inside(size, align, told, |process, words| {
+        // A thread just taken in, or one that never uses the fast path, has not
+        // looked into the slab yet; for others the look is cheap beside a refill.
+        match cpu_cache::pop(words, class) {
+            0 => (cpu_cache::refill(process, words, class), false),
+            object => (object, false),
+        }
+    })
+    .0
+}
+
+fn size_and_align(class: ClassId) -> (usize, usize) {
+    (size_class::info(class).size_bytes as usize, size_class::align_of(class))
+}
+
+/// The slow halves' common way: `take` finds a block, 0 for none, and whether it is
+/// zero. Where the thread is inside already, the block of `size` bytes at a
+/// multiple of `align` comes from aside; in the checking mode, from there.
+#[inline(always)]
+fn allocate_inside(
+    size: usize,
+    align: usize,
+    told: Told,
+    take: impl FnOnce(&Process, &ThreadWords) -> (usize, bool),
+) -> (*mut u8, bool) {
     crate::fork::install();
-    let Some(_inside) = Inside::enter() else {
-        let size = size_class::info(class).size_bytes as usize;
-        return aside::allocate(size, size_class::align_of(class));
-    };
-    let Some(process) = process::get() else { return null_mut() };
+    let Some(_inside) = Inside::enter() else { return (aside::allocate(size, align), false) };
+    let Some(process) = process::get() else { return (null_mut(), false) };
     let words = take_in::words(process);
     free_deferred(process, words);
-    if process.config.check {
-        return checked_block(process, told).0;
-    }
-    // A thread just taken in, or one that never uses the fast path, has not
-    // looked into the slab yet; for others the look is cheap beside a refill.
-    let object = match cpu_cache::pop(words, class) {
-        0 => cpu_cache::refill(process, words, class),
-        object => object,
+    let (object, zero) = match process.config.check {
+        true => checked_block(process, told),
+        false => take(process, words),
     };
     if object != 0 {
         counters::count_allocation(process);
     }
     vigil::look(process, words);
-    with_exposed_provenance_mut(object)
+    (with_exposed_provenance_mut(object), zero)
 }
 
 /// # Safety
@@ -324,27 +342,14 @@ pub fn whole_object(class: ClassId, told: Told) -> (*mut u8, bool) {
 
 #[cold]
 fn whole_object_slow(class: ClassId, told: Told) -> (*mut u8, bool) {
-    crate::fork::install();
-    let Some(_inside) = Inside::enter() else {
-        let size = size_class::info(class).size_bytes as usize;
-        return (aside::allocate(size, size_class::align_of(class)), false);
-    };
-    let Some(process) = process::get() else { return (null_mut(), false) };
-    let words = take_in::words(process);
-    free_deferred(process, words);
-    if process.config.check {
-        return checked_block(process, told);
-    }
-    heartbeat::count_large(process);
-    let (object, zero) = match cpu_cache::pop(words, class) {
-        0 => whole::take_one(class).unwrap_or((0, false)),
-        object => (object, false),
-    };
-    if object != 0 {
-        counters::count_allocation(process);
-    }
-    vigil::look(process, words);
-    (with_exposed_provenance_mut(object), zero)
+    let (size, align) = size_and_align(class);
+    allocate_inside(size, align, told, |process, words| {
+        heartbeat::count_large(process);
+        match cpu_cache::pop(words, class) {
+            0 => whole::take_one(class).unwrap_or((0, false)),
+            object => (object, false),
+        }
+    })
 }
 
 /// As [`large_block`], with room to grow if there is any.
@@ -354,32 +359,18 @@ pub fn growing_block(told: Told) -> *mut u8 {
 }
 
 fn large_block_at(align: usize, told: Told, room: Room) -> (*mut u8, bool) {
-    let size = told.size;
-    crate::fork::install();
-    let Some(_inside) = Inside::enter() else { return (aside::allocate(size, align), false) };
-    let Some(process) = process::get() else { return (null_mut(), false) };
-    free_deferred(process, take_in::words(process));
-    if process.config.check {
-        return checked_block(process, told);
-    }
-    heartbeat::count_large(process);
-    if size > MOST_BYTES {
-        return (null_mut(), false);
-    }
-    match large::allocate(size, align, room) {
-        Some((addr, zero)) => {
-            counters::count_allocation(process);
-            (with_exposed_provenance_mut(addr), zero)
+    allocate_inside(told.size, align, told, |process, _| {
+        heartbeat::count_large(process);
+        if told.size > MOST_BYTES {
+            return (0, false);
         }
-        None => (null_mut(), false),
-    }
+        large::allocate(told.size, align, room).unwrap_or((0, false))
+    })
 }
 
-/// A block of any size in the checking mode, and whether it is zero.
-fn checked_block(process: &Process, told: Told) -> (*mut u8, bool) {
+/// A block of any size in the checking mode, 0 for none, and whether it is zero.
+fn checked_block(process: &Process, told: Told) -> (usize, bool) {
     heartbeat::count_large(process);
     let made = if told.size > MOST_BYTES { None } else { check::allocate(told) };
-    let Some((addr, zero)) = made else { return (null_mut(), false) };
-    counters::count_allocation(process);
-    (with_exposed_provenance_mut(addr), zero)
+    made.unwrap_or((0, false))
 }

@@ -11,7 +11,8 @@
 #![allow(unsafe_code)]
 
 use crate::back::huge_page::{Advice, HugeState, PageSet};
-use crate::back::page_heap::{PAGE_HEAP, PageHeap, SLICE_HUGEPAGES, huge_addr};
+use crate::back::page_heap::release::SLICE_HUGEPAGES;
+use crate::back::page_heap::{PAGE_HEAP, PageHeap, huge_addr};
 use crate::back::page_map::PAGE_MAP;
 use crate::back::span::{self, Span};
 use crate::os::fault::Fault;

@@ -5,11 +5,12 @@
 //!   └───── whole hugepages ─────────────┴─ warm ranges ─ cold ranges ─ new arena
 //! ```
 //! Locks: `PAGE_HEAP` (rank PageHeap). Called by the central lists and by
-//! `large`. Memory goes back in `release_slice`, which the heartbeat calls.
+//! `large`. Memory goes back in `release`, which the heartbeat drives.
 
 #![allow(unsafe_code)]
 
 mod advice;
+pub mod release;
 mod trade;
 pub mod verify;
 
@@ -19,29 +20,25 @@ use crate::back::huge_cache::HugeRanges;
 use crate::back::huge_filler::{Freed, HugeFiller};
 use crate::back::huge_page::{HugePage, HugeState, HugeTable, PageSet};
 use crate::back::kept::KeptBlocks;
+use crate::back::page_heap::release::{Patience, Release};
 use crate::back::page_map::PAGE_MAP;
 use crate::back::records::Records;
 use crate::back::span::{self, Span};
 use crate::config::Config;
 use crate::os::lock::{Lock, Rank};
 use crate::os::machine::{Machine, Thp};
-use crate::os::sys;
 use crate::size_class;
 use crate::units::{
     ClassId, HUGE_BYTES, HUGE_SHIFT, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages,
 };
 use core::ptr::with_exposed_provenance_mut;
+use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicBool, AtomicUsize};
 
 /// Pages handed out as spans and blocks, in bytes; and the most that ever was.
 /// Written under the lock, read anywhere (a hint, so relaxed).
 pub static IN_USE_BYTES: AtomicUsize = AtomicUsize::new(0);
 pub static PEAK_BYTES: AtomicUsize = AtomicUsize::new(0);
-/// Much more memory is free than the heap may need soon, and waits to go back.
-/// Written under the lock, read anywhere (a hint, so relaxed).
-pub static MEMORY_WAITS: AtomicBool = AtomicBool::new(false);
-
 pub static PAGE_HEAP: Lock<PageHeap> = Lock::new(Rank::PageHeap, PageHeap::EMPTY);
 
 #[derive(Debug)]
@@ -63,18 +60,6 @@ pub struct PageHeap {
     pub counts: Counts,
 }
 
-/// What goes back until the next look, and how it goes on after that.
-#[derive(Clone, Copy, Debug)]
-struct Release {
-    due_hugepages: u32,
-    due_pages: u32,
-    /// The share of the last looks: what stays idle goes in equal steps.
-    step_hugepages: u32,
-    step_pages: u32,
-    /// The kernel has refused: nothing waits for it any more.
-    refused: bool,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Policy {
     thp: Thp,
@@ -82,8 +67,6 @@ struct Policy {
     os_page_bytes: usize,
     /// Large blocks may move by mremap.
     moves: bool,
-    /// MADV_DONTNEED leaves zeros behind; `None` until it was tried.
-    zeroes: Option<bool>,
     /// How much may be free before memory waits to go back.
     patience: Patience,
     /// Mapped memory counts against a limit: map no more than asked for.
@@ -112,42 +95,6 @@ const MAPPINGS_MOST: u32 = 32 << 10;
 const EXTEND_LEAST: u32 = 4;
 const EXTEND_MOST: u32 = 32;
 
-/// A pass over free pages ends after so many that the kernel did not take: where
-/// all memory is locked, no other would be.
-const REFUSALS_MOST: u32 = 16;
-
-/// An amount that follows the heap: `1 / share` of the pages in use, and some.
-#[derive(Clone, Copy, Debug)]
-struct Patience {
-    share: usize,
-    more_pages: usize,
-}
-
-impl Patience {
-    /// Above this memory waits to go back as soon as it is free, where that costs
-    /// all threads time, …
-    const WATCH: Patience = Patience { share: 4, more_pages: (64 << 20) / PAGE_BYTES };
-    /// … or only the background thread's; …
-    const THREAD: Patience = Patience { share: 16, more_pages: (2 << 20) / PAGE_BYTES };
-    /// … above this when it has lain idle from one look to the next: programs that
-    /// take again what they have freed do not wait for anything; …
-    const IDLE: Patience = Patience { share: 4, more_pages: (8 << 20) / PAGE_BYTES };
-    /// … and up to this it waits no more.
-    const CALM: Patience = Patience { share: 16, more_pages: (1 << 20) / PAGE_BYTES };
-
-    fn pages(self, in_use: usize) -> usize {
-        in_use / self.share + self.more_pages
-    }
-}
-
-/// Hugepages given back under one hold of the lock.
-pub const SLICE_HUGEPAGES: u32 = 16;
-
-/// The next step of a release in equal steps: a share of the most that was idle.
-fn next_step(step: u32, idle: u32, parts: u32) -> u32 {
-    if idle == 0 { 0 } else { step.max(idle.div_ceil(parts)) }
-}
-
 /// Sizes for the statistics, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
@@ -175,18 +122,11 @@ impl PageHeap {
             thp_after_bytes: 0,
             os_page_bytes: PAGE_BYTES,
             moves: false,
-            zeroes: None,
             patience: Patience::WATCH,
             frugal: false,
         },
         filler_low_pages: 0,
-        release: Release {
-            due_hugepages: 0,
-            due_pages: 0,
-            step_hugepages: 0,
-            step_pages: 0,
-            refused: false,
-        },
+        release: Release::NONE,
         most_backed_pages: 0,
         counts: Counts {
             in_use_pages: 0,
@@ -210,7 +150,6 @@ impl PageHeap {
             thp_after_bytes: config.thp_after_bytes,
             os_page_bytes: machine.os_page_bytes,
             moves: machine.moves_mappings,
-            zeroes: None,
             patience: if config.background { Patience::THREAD } else { Patience::WATCH },
             frugal: machine.address_limit_bytes.is_some()
                 || machine.data_limited
@@ -382,147 +321,6 @@ impl PageHeap {
         IN_USE_BYTES.store(self.counts.in_use_pages * PAGE_BYTES, Relaxed); // as above
     }
 
-    /// Gives up to `most` warm hugepages back to the kernel; how many.
-    pub fn cool(&mut self, most: u32) -> u32 {
-        self.free_all_kept();
-        let mut done = 0;
-        while done < most {
-            let Some((first, len)) = self.warm.take_any(&mut self.table, most - done) else {
-                break;
-            };
-            let bytes = (len as usize) << HUGE_SHIFT;
-            if !give_back(&mut self.policy.zeroes, huge_addr(first), bytes) {
-                // Locked memory, or a kernel that clears nothing: it stays warm.
-                self.warm.put(&mut self.table, first, len);
-                break;
-            }
-            self.mark_clean(first, len);
-            self.cold.put(&mut self.table, first, len);
-            self.counts.returned_pages += u64::from(len * PAGES_PER_HUGE);
-            done += len;
-        }
-        done
-    }
-
-    /// What is known of MADV_DONTNEED, for the statistics.
-    pub fn dontneed(&self) -> &'static str {
-        match self.policy.zeroes {
-            None => "unknown",
-            Some(true) => "zeroes",
-            Some(false) => "keeps",
-        }
-    }
-
-    /// Gives back up to `most` free pages of partly used hugepages, the
-    /// sparsest hugepages first; how many.
-    pub fn subrelease(&mut self, most: u32) -> u32 {
-        let unit = self.policy.os_page_bytes.div_ceil(PAGE_BYTES) as u32;
-        let (mut done, mut refused) = (0, 0);
-        let zeroes = &mut self.policy.zeroes;
-        self.filler.each_sparse(&mut self.table, |filler, table, id| {
-            let page = table.at(id.0);
-            for (first, len) in page.dirty.minus(&page.used).runs() {
-                // Whole OS pages only.
-                let from = first.next_multiple_of(unit);
-                let len = (first + len).saturating_sub(from) / unit * unit;
-                if len == 0 {
-                    continue;
-                }
-                let addr = PAGE_MAP.addr_of(id.first_page().plus(from));
-                let bytes = Pages(len).bytes();
-                if give_back(zeroes, addr, bytes) {
-                    filler.forget_dirty(table, id, from, len);
-                    done += len;
-                } else {
-                    refused += 1;
-                }
-            }
-            done < most && refused < REFUSALS_MOST
-        });
-        self.counts.returned_pages += u64::from(done);
-        done
-    }
-
-    /// Looks at what has lain idle since the last look: a share of it, `1 / parts`
-    /// of the most there was, is due to go back in [`PageHeap::release_slice`].
-    pub fn look_for_idle(&mut self, parts: u32) {
-        self.free_all_kept();
-        self.expected.grow_older();
-        let release = &mut self.release;
-        let idle = self.warm.low;
-        release.step_hugepages = next_step(release.step_hugepages, idle, parts);
-        release.due_hugepages = release.step_hugepages.min(idle);
-        // Breaking hugepages for a few pages costs more than it gives.
-        let idle = Some(self.filler_low_pages).filter(|n| *n >= PAGES_PER_HUGE / 2).unwrap_or(0);
-        release.step_pages = next_step(release.step_pages, idle, parts);
-        release.due_pages = release.step_pages.min(idle);
-        let idle = (self.warm.low * PAGES_PER_HUGE + self.filler_low_pages) as usize;
-        if idle > Patience::IDLE.pages(self.counts.in_use_pages) && !self.release.refused {
-            MEMORY_WAITS.store(true, Relaxed);
-        }
-        self.warm.low = self.warm.total;
-        self.filler_low_pages = self.filler.free_dirty_pages;
-    }
-
-    /// Makes all that is free due.
-    pub fn release_all_soon(&mut self) {
-        self.release.due_hugepages = self.warm.total;
-        self.release.due_pages = self.filler.free_dirty_pages;
-    }
-
-    /// After a release that has ended: more has come in since, and waits too.
-    pub fn wait_for_rest(&mut self) {
-        let much = self.idle_pages() > Patience::CALM.pages(self.counts.in_use_pages);
-        if much && !self.release.refused {
-            MEMORY_WAITS.store(true, Relaxed);
-        }
-    }
-
-    /// All has gone back that can.
-    pub fn nothing_waits(&mut self) {
-        MEMORY_WAITS.store(false, Relaxed);
-    }
-
-    /// Gives back some of what is due; whether more is. Not all at once: others
-    /// wait for the lock.
-    pub fn release_slice(&mut self) -> bool {
-        let (hugepages, pages) = (self.release.due_hugepages, self.release.due_pages);
-        let (due, done) = if hugepages > 0 {
-            let due = hugepages.min(SLICE_HUGEPAGES).min(self.warm.total);
-            self.release.due_hugepages -= hugepages.min(SLICE_HUGEPAGES);
-            (due, self.cool(due))
-        } else {
-            self.release.due_pages = 0;
-            // Others may have used them since: that is no refusal.
-            let due = pages.min(self.filler.free_dirty_pages);
-            (due, self.subrelease(due))
-        };
-        if due > 0 {
-            self.release.refused = done == 0;
-        }
-        let more = self.release.due_hugepages > 0 || self.release.due_pages > 0;
-        let little = self.idle_pages() <= Patience::CALM.pages(self.counts.in_use_pages);
-        if self.release.refused || (little && !more) {
-            MEMORY_WAITS.store(false, Relaxed);
-        }
-        more && !self.release.refused
-    }
-
-    /// Free pages that cost memory.
-    fn idle_pages(&self) -> usize {
-        (self.warm.total * PAGES_PER_HUGE + self.filler.free_dirty_pages + self.kept.pages) as usize
-    }
-
-    /// Notes after a free whether much memory waits to go back.
-    fn note_idle(&self) {
-        if self.idle_pages() > self.policy.patience.pages(self.counts.in_use_pages)
-            && !self.release.refused
-            && !MEMORY_WAITS.load(Relaxed)
-        {
-            MEMORY_WAITS.store(true, Relaxed);
-        }
-    }
-
     /// Makes a span for a class, entered in the page map.
     pub fn new_span(&mut self, class: ClassId) -> Option<*mut Span> {
         self.make_span(class).map(|(at, _)| at)
@@ -580,9 +378,9 @@ impl PageHeap {
     }
 
     fn put_record(&mut self, unit: u32, units: u8) {
-        let Policy { zeroes, os_page_bytes, .. } = &mut self.policy;
+        let os_page_bytes = self.policy.os_page_bytes;
         self.records.put(unit, units, |addr, len_bytes| {
-            *os_page_bytes <= len_bytes && give_back(zeroes, addr, len_bytes)
+            os_page_bytes <= len_bytes && self.release.give_back(addr, len_bytes)
         });
     }
 
@@ -617,31 +415,6 @@ impl PageHeap {
 pub fn mapped_pages(class: ClassId) -> Pages {
     let info = size_class::info(class);
     if info.objects == 1 { Pages(1) } else { info.span_pages() }
-}
-
-/// Gives free memory of ours back to the kernel; whether it took it, so that it
-/// reads as zero now.
-///
-/// The first time shows in `zeroes` whether it does: emulators have reported
-/// success and done nothing. From then on nothing goes back there.
-fn give_back(zeroes: &mut Option<bool>, addr: usize, len_bytes: usize) -> bool {
-    if *zeroes == Some(false) {
-        return false;
-    }
-    let first: *mut u8 = with_exposed_provenance_mut(addr);
-    if zeroes.is_none() {
-        // SAFETY: free memory of the caller's.
-        unsafe { first.write_volatile(0xa5) };
-    }
-    // SAFETY: as above.
-    if unsafe { sys::madvise(addr, len_bytes, libc::MADV_DONTNEED) }.is_err() {
-        return false;
-    }
-    if zeroes.is_none() {
-        // SAFETY: as above.
-        *zeroes = Some(unsafe { first.read_volatile() } == 0);
-    }
-    *zeroes == Some(true)
 }
 
 /// The address of a hugepage.

@@ -41,21 +41,33 @@ struct Header {
     used: u64,
     /// Of a group's first page, bit n: page n of the group went back.
     returned: u64,
-    /// Neighbours in the list of roomy pages, …
+    /// Neighbours in the list of roomy pages, and, of a group's first page, in the
+    /// list of groups.
+    links: [Links; 2],
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Links {
     next: PageName,
     prev: PageName,
-    /// … and, of a group's first page, in the list of groups.
-    next_group: PageName,
-    prev_group: PageName,
 }
 const _: () = assert!(size_of::<Header>() <= UNIT_BYTES);
+
+/// A list through the headers of its pages.
+#[derive(Debug)]
+struct PageList {
+    first: PageName,
+    /// Which of a header's links are this list's.
+    which: usize,
+}
 
 #[derive(Debug)]
 pub struct Records {
     /// Pages from here on were never used.
     next_page: u32,
-    roomy: PageName,
-    groups: PageName,
+    roomy: PageList,
+    groups: PageList,
     /// Roomy pages without a record, and pages that went back.
     empty: u32,
     returned: u32,
@@ -86,9 +98,41 @@ fn mask(at: u32, units: u32) -> u64 {
     ((1 << units) - 1) << at
 }
 
+impl PageList {
+    fn links(&self, page: u32) -> &'static mut Links {
+        let [roomy, group] = &mut header(page).links;
+        if self.which == 0 { roomy } else { group }
+    }
+
+    fn put(&mut self, page: u32) {
+        let next = core::mem::replace(&mut self.first, page + 1);
+        if let Some(next) = next.checked_sub(1) {
+            self.links(next).prev = page + 1;
+        }
+        *self.links(page) = Links { next, prev: 0 };
+    }
+
+    fn take_out(&mut self, page: u32) {
+        let Links { next, prev } = *self.links(page);
+        if let Some(next) = next.checked_sub(1) {
+            self.links(next).prev = prev;
+        }
+        match prev.checked_sub(1) {
+            Some(prev) => self.links(prev).next = next,
+            None => self.first = next,
+        }
+    }
+}
+
 impl Records {
-    pub const NONE: Records =
-        Records { next_page: 0, roomy: 0, groups: 0, empty: 0, returned: 0, permanent: 0 };
+    pub const NONE: Records = Records {
+        next_page: 0,
+        roomy: PageList { first: 0, which: 0 },
+        groups: PageList { first: 0, which: 1 },
+        empty: 0,
+        returned: 0,
+        permanent: 0,
+    };
 
     /// The first of so many units in a row, whose bytes are any.
     pub fn take(&mut self, region: &mut Region, units: u8) -> Option<u32> {
@@ -106,13 +150,13 @@ impl Records {
     }
 
     fn take_at(&mut self, region: &mut Region, units: u32, even: bool) -> Option<u32> {
-        let mut name = self.roomy;
+        let mut name = self.roomy.first;
         for _ in 0..LOOKS {
             let Some(page) = name.checked_sub(1) else { break };
             if let Some(unit) = self.mark(page, units, even) {
                 return Some(unit);
             }
-            name = header(page).next;
+            name = self.roomy.links(page).next;
         }
         let page = self.fresh_page(region)?;
         self.mark(page, units, even)
@@ -124,7 +168,7 @@ impl Records {
         self.empty -= u32::from(h.used == EMPTY);
         h.used |= mask(at, units);
         if h.used == u64::MAX {
-            self.unlink(page);
+            self.roomy.take_out(page);
         }
         Some(page * PAGE_UNITS + at)
     }
@@ -134,7 +178,7 @@ impl Records {
     pub fn put(&mut self, unit: u32, units: u8, release: impl FnOnce(usize, usize) -> bool) {
         let page = unit / PAGE_UNITS;
         if header(page).used == u64::MAX {
-            self.link(page);
+            self.roomy.put(page);
         }
         let h = header(page);
         h.used &= !mask(unit % PAGE_UNITS, u32::from(units));
@@ -146,29 +190,29 @@ impl Records {
             return;
         }
         // Its header goes, too: out of the list first.
-        self.unlink(page);
+        self.roomy.take_out(page);
         if !release(unit_addr(page * PAGE_UNITS), PAGE_BYTES) {
-            self.link(page);
+            self.roomy.put(page);
             return;
         }
         self.empty -= 1;
         self.returned += 1;
         let group = page - page % GROUP_PAGES;
         if header(group).returned == 0 {
-            self.link_group(group);
+            self.groups.put(group);
         }
         header(group).returned |= 1 << (page % GROUP_PAGES);
     }
 
     /// A page that is not in use, made a roomy one.
     fn fresh_page(&mut self, region: &mut Region) -> Option<u32> {
-        let page = match self.groups.checked_sub(1) {
+        let page = match self.groups.first.checked_sub(1) {
             Some(group) => {
                 let h = header(group);
                 let at = h.returned.trailing_zeros();
                 h.returned &= h.returned - 1;
                 if h.returned == 0 {
-                    self.unlink_group(group);
+                    self.groups.take_out(group);
                 }
                 self.returned -= 1;
                 group + at
@@ -185,48 +229,8 @@ impl Records {
         };
         header(page).used = EMPTY;
         self.empty += 1;
-        self.link(page);
+        self.roomy.put(page);
         Some(page)
-    }
-
-    fn link(&mut self, page: u32) {
-        let next = core::mem::replace(&mut self.roomy, page + 1);
-        if let Some(next) = next.checked_sub(1) {
-            header(next).prev = page + 1;
-        }
-        let h = header(page);
-        (h.next, h.prev) = (next, 0);
-    }
-
-    fn unlink(&mut self, page: u32) {
-        let (next, prev) = (header(page).next, header(page).prev);
-        if let Some(next) = next.checked_sub(1) {
-            header(next).prev = prev;
-        }
-        match prev.checked_sub(1) {
-            Some(prev) => header(prev).next = next,
-            None => self.roomy = next,
-        }
-    }
-
-    fn link_group(&mut self, group: u32) {
-        let next = core::mem::replace(&mut self.groups, group + 1);
-        if let Some(next) = next.checked_sub(1) {
-            header(next).prev_group = group + 1;
-        }
-        let h = header(group);
-        (h.next_group, h.prev_group) = (next, 0);
-    }
-
-    fn unlink_group(&mut self, group: u32) {
-        let (next, prev) = (header(group).next_group, header(group).prev_group);
-        if let Some(next) = next.checked_sub(1) {
-            header(next).prev_group = prev;
-        }
-        match prev.checked_sub(1) {
-            Some(prev) => header(prev).next_group = next,
-            None => self.groups = next,
-        }
     }
 
     /// Bytes of the pages that are in use.
@@ -259,13 +263,13 @@ impl Records {
         found.same(Kind::UnitSum, none, 0, self.empty as usize, empty as usize);
         found.same(Kind::UnitSum, none, 0, self.returned as usize, returned as usize);
         // No loop: a page met again would have another one before it.
-        let (mut name, mut before, mut listed) = (self.roomy, 0, 0);
+        let (mut name, mut before, mut listed) = (self.roomy.first, 0, 0);
         while let Some(page) = name.checked_sub(1) {
-            if page >= self.next_page || header(page).prev != before {
+            if page >= self.next_page || self.roomy.links(page).prev != before {
                 break;
             }
             listed += 1;
-            (before, name) = (name, header(page).next);
+            (before, name) = (name, self.roomy.links(page).next);
         }
         found.same(Kind::UnitList, none, 0, roomy as usize, listed);
     }
@@ -275,7 +279,7 @@ impl Records {
     pub fn plant(&mut self, kind: Kind) {
         match kind {
             Kind::UnitSum => self.permanent ^= 1,
-            _ => header(0).prev ^= 1,
+            _ => self.roomy.links(0).prev ^= 1,
         }
     }
 }

@@ -7,7 +7,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::back::page_heap::MEMORY_WAITS;
+use crate::back::page_heap::release::MEMORY_WAITS;
 use crate::front::heartbeat;
 use crate::front::process::{self, Process};
 use crate::os::thread::Inside;

@@ -7,7 +7,8 @@
 //! go back, slabs that miss little are drained too: what they keep may be the
 //! last blocks of many spans.
 
-use crate::back::page_heap::{MEMORY_WAITS, PAGE_HEAP};
+use crate::back::page_heap::PAGE_HEAP;
+use crate::back::page_heap::release::MEMORY_WAITS;
 use crate::front::cpu_cache::state;
 use crate::front::process::Process;
 use crate::front::{remote, vigil};

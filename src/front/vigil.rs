@@ -13,7 +13,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::back::page_heap::MEMORY_WAITS;
+use crate::back::page_heap::release::MEMORY_WAITS;
 use crate::front::process::Process;
 use crate::front::slab::{self, SLABS};
 use crate::front::{background, heartbeat, remote, sections, take_in};

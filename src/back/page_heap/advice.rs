@@ -60,6 +60,8 @@ impl PageHeap {
             self.counts.advised += len;
         }
     }
+
+    /// Whether all these hugepages were told so.
     fn advised(&mut self, first: HugeId, len: u32, advice: Advice) -> bool {
         (first.0..first.0 + len).all(|id| self.table.at(id).advice == advice)
     }

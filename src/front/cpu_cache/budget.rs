@@ -23,6 +23,7 @@ const BUDGET_EACH: usize = 2 << 20;
 /// … and this part of the heap: where blocks of many sizes come and go, how far
 /// each class's number strays grows with the heap.
 const BUDGET_SHARE: usize = 16;
+
 /// What the slabs may keep together, now.
 fn allowed_bytes(process: &Process) -> usize {
     let (open, heap) = (OPEN_SLABS.load(Relaxed), IN_USE_BYTES.load(Relaxed));
@@ -55,16 +56,24 @@ impl Slab {
         need: usize,
         steal: impl FnOnce(&mut Slab) -> bool,
     ) -> bool {
-        let taken = TAKEN_BYTES.fetch_add(need, Relaxed) + need;
-        if taken <= allowed_bytes(process) || steal(self) {
-            self.budget_bytes += need;
-            return true;
+        let allowed = allowed_bytes(process);
+        // Looked at before it is written: at the limit all slabs come here often.
+        if TAKEN_BYTES.load(Relaxed) + need <= allowed {
+            if TAKEN_BYTES.fetch_add(need, Relaxed) + need <= allowed {
+                self.budget_bytes += need;
+                return true;
+            }
+            TAKEN_BYTES.fetch_sub(need, Relaxed);
         }
-        TAKEN_BYTES.fetch_sub(need, Relaxed);
-        false
+        // What another gives up is counted already.
+        let stolen = steal(self);
+        if stolen {
+            self.budget_bytes += need;
+        }
+        stolen
     }
 
-    /// Takes `need` bytes of budget (already counted) from a slab that does not
+    /// Takes `need` bytes of budget from a slab that does not
     /// use them. A slab that uses its own and misses less will give some up.
     fn steal_budget(&mut self, process: &Process, cid: Cid, need: usize) -> bool {
         if OPEN_SLABS.load(Relaxed) < 2 {
@@ -80,7 +89,6 @@ impl Slab {
             if victim.budget_bytes - victim.used_bytes >= need {
                 victim.budget_bytes -= need;
                 victim.debt_bytes = victim.debt_bytes.saturating_sub(need);
-                TAKEN_BYTES.fetch_sub(need, Relaxed);
                 return true;
             }
             let calm = victim.misses.wrapping_sub(victim.seen_misses)

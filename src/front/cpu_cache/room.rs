@@ -29,6 +29,7 @@ pub(super) const ARRAY_SIZES: usize = ARRAY_MOST.trailing_zeros() as usize + 1;
 /// Classes that a miss looks at for slots to give up, unless its class has none
 /// at all. Few: the hand must not come round before classes in use have missed again.
 const LOOKS: usize = 4;
+
 impl Slab {
     /// Gives a class more slots, as far as budget and address space allow.
     pub(super) fn grow(&mut self, process: &Process, access: &Access, cid: Cid, class: ClassId) {
