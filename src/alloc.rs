@@ -51,8 +51,8 @@ pub fn allocate(told: Told) -> *mut u8 {
 /// A hit of the sizes up to 1 KiB; null else, when [`allocate_rest`] must follow.
 #[inline(always)]
 pub fn allocate_hit(size: usize) -> *mut u8 {
-    match size_class::class_of_fine(size) {
-        Some(class) => with_exposed_provenance_mut(sections::pop(slab::class_at(class))),
+    match slab::class_at_fine(size) {
+        Some(class_at) => with_exposed_provenance_mut(sections::pop(class_at)),
         None => null_mut(),
     }
 }
@@ -108,10 +108,10 @@ pub fn allocate_class(class: ClassId, told: Told) -> *mut u8 {
 /// `ptr` is a live block, or null.
 #[inline(always)]
 pub unsafe fn free(ptr: *mut u8, told: Told) {
-    match PAGE_MAP.page_of(ptr as usize) {
+    match PAGE_MAP.class_at(ptr as usize) {
         // SAFETY: a live block of the class that its page says. The header of
         // class NONE is never in use: large pointers miss.
-        Some(page) => unsafe { free_class(PAGE_MAP.class_of_page(page), ptr, told) },
+        Some(class) => unsafe { free_class(class, ptr, told) },
         // SAFETY: the caller's duty.
         None => unsafe { free_slow(ptr, told.size, told.align, told.family, ClassId::NONE) },
     }

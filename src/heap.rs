@@ -227,7 +227,10 @@ unsafe fn resize(
         // SAFETY: the caller's duty.
         return unsafe { replace(ptr, old_class, old_bytes, old, align, new) };
     }
-    if old_class == ClassId::NONE {
+    // What is cut down to less than half goes to a place of its size: where it grew,
+    // it would stand in the way of the next block that grows.
+    let cut = new.size < old_bytes / 2 && new.size <= size_class::MAX_BYTES;
+    if old_class == ClassId::NONE && !cut {
         if let Some(moved) = resize_large(ptr, new.size) {
             return moved;
         }

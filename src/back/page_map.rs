@@ -12,7 +12,7 @@
 #![allow(unsafe_code)]
 
 use crate::units::{ClassId, PAGE_SHIFT, PageId, Pages};
-use core::ptr::with_exposed_provenance_mut;
+use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize};
 
@@ -22,9 +22,11 @@ use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize};
 #[repr(C, align(64))]
 pub struct PageMap {
     base: AtomicUsize,
-    /// Pages from the base that have entries.
-    pages: AtomicUsize,
-    classes: AtomicPtr<AtomicU8>,
+    /// Bytes from the base whose pages have entries.
+    len_bytes: AtomicUsize,
+    /// Where a page at address 0 would have its class: so the entry of an address
+    /// does not wait for the subtraction of the base.
+    classes_at: AtomicUsize,
     spans: AtomicPtr<AtomicU32>,
 }
 
@@ -34,16 +36,16 @@ impl PageMap {
     pub const fn empty() -> PageMap {
         PageMap {
             base: AtomicUsize::new(0),
-            pages: AtomicUsize::new(0),
-            classes: AtomicPtr::new(core::ptr::null_mut()),
+            len_bytes: AtomicUsize::new(0),
+            classes_at: AtomicUsize::new(0),
             spans: AtomicPtr::new(core::ptr::null_mut()),
         }
     }
 
-    /// Sets the tables; once, before the first `grow`.
+    /// Sets the tables; once, before the first `grow`. `base` is a page's.
     pub fn start(&self, base: usize, classes: usize, spans: usize) {
         self.base.store(base, Relaxed); // published by `grow`
-        self.classes.store(with_exposed_provenance_mut(classes), Relaxed);
+        self.classes_at.store(classes.wrapping_sub(base >> PAGE_SHIFT), Relaxed);
         self.spans.store(with_exposed_provenance_mut(spans), Relaxed);
     }
 
@@ -51,26 +53,39 @@ impl PageMap {
     pub fn grow(&self, pages: usize) {
         // Release orders the tables' mapping before; readers depend on the
         // block's own hand-over, so their loads may be relaxed.
-        self.pages.store(pages, Release);
+        self.len_bytes.store(pages << PAGE_SHIFT, Release);
     }
 
     /// The page of an address, or `None` outside the arena.
     #[inline(always)]
     pub fn page_of(&self, addr: usize) -> Option<PageId> {
-        let page = addr.wrapping_sub(self.base.load(Relaxed)) >> PAGE_SHIFT;
-        (page < self.pages.load(Relaxed)).then_some(PageId(page as u32))
+        let offset = addr.wrapping_sub(self.base.load(Relaxed));
+        (offset < self.len_bytes.load(Relaxed)).then_some(PageId((offset >> PAGE_SHIFT) as u32))
     }
 
-    /// The class of the block at `addr`, NONE for large and foreign pointers.
+    /// The class of the block at `addr`, NONE for large ones; `None` outside the
+    /// arena.
+    #[inline(always)]
+    pub fn class_at(&self, addr: usize) -> Option<ClassId> {
+        let offset = addr.wrapping_sub(self.base.load(Relaxed));
+        // SAFETY: an address of the arena has an entry.
+        (offset < self.len_bytes.load(Relaxed))
+            .then(|| ClassId(unsafe { (*self.class_entry(addr)).load(Relaxed) }))
+    }
+
+    /// The same with NONE for foreign pointers, too.
     pub fn class_of(&self, addr: usize) -> ClassId {
-        self.page_of(addr).map_or(ClassId::NONE, |page| self.class_of_page(page))
+        self.class_at(addr).unwrap_or(ClassId::NONE)
     }
 
     /// The class of the blocks in a page that [`PageMap::page_of`] has given.
-    #[inline(always)]
     pub fn class_of_page(&self, page: PageId) -> ClassId {
-        // SAFETY: a page of `page_of` has an entry.
-        unsafe { ClassId((*self.classes.load(Relaxed).add(page.0 as usize)).load(Relaxed)) }
+        self.class_of(self.addr_of(page))
+    }
+
+    #[inline(always)]
+    fn class_entry(&self, addr: usize) -> *const AtomicU8 {
+        with_exposed_provenance(self.classes_at.load(Relaxed).wrapping_add(addr >> PAGE_SHIFT))
     }
 
     /// The unit of the span record of a page, 0 if it has none.
@@ -81,7 +96,7 @@ impl PageMap {
 
     /// Pages that have entries.
     pub fn count(&self) -> usize {
-        self.pages.load(Relaxed)
+        self.len_bytes.load(Relaxed) >> PAGE_SHIFT
     }
 
     pub fn addr_of(&self, page: PageId) -> usize {
@@ -94,7 +109,7 @@ impl PageMap {
             // SAFETY: the pages are within the arena.
             unsafe {
                 (*self.spans.load(Relaxed).add(page)).store(unit, Relaxed);
-                (*self.classes.load(Relaxed).add(page)).store(class.0, Relaxed);
+                (*self.class_entry(self.addr_of(PageId(page as u32)))).store(class.0, Relaxed);
             }
         }
     }
@@ -111,12 +126,7 @@ mod tests {
         const BASE: usize = 5 << 40;
         let mut classes: Vec<u8> = std::vec![0; PAGES];
         let mut spans: Vec<u32> = std::vec![0; PAGES];
-        let map = PageMap {
-            base: AtomicUsize::new(0),
-            pages: AtomicUsize::new(0),
-            classes: AtomicPtr::new(core::ptr::null_mut()),
-            spans: AtomicPtr::new(core::ptr::null_mut()),
-        };
+        let map = PageMap::empty();
         // Nothing is ours before the start, null and the last byte included.
         assert!([0, BASE, usize::MAX].iter().all(|addr| map.page_of(*addr).is_none()));
         let tables = (classes.as_mut_ptr(), spans.as_mut_ptr());

@@ -70,6 +70,25 @@ pub fn class_at(class: ClassId) -> usize {
     class.index() * HEADER_BYTES
 }
 
+/// [`class_at`] of the classes of small sizes, by size in eights of bytes, rounded up.
+static FINE_AT: [u16; size_class::FINE_MAX_BYTES / 8 + 1] = {
+    let mut table = [0; size_class::FINE_MAX_BYTES / 8 + 1];
+    let mut i = 0;
+    while i < table.len() {
+        table[i] = size_class::CLASS_OF[i] as u16 * HEADER_BYTES as u16;
+        i += 1;
+    }
+    table
+};
+
+/// [`class_at`] of the class for `size` bytes, of the sizes of the fine table.
+#[inline(always)]
+pub fn class_at_fine(size: usize) -> Option<usize> {
+    // SAFETY: the table has an entry for every 8 bytes up to its end.
+    (size <= size_class::FINE_MAX_BYTES)
+        .then(|| usize::from(unsafe { *FINE_AT.get_unchecked((size + 7) >> 3) }))
+}
+
 pub fn slab_addr(cid: Cid) -> usize {
     SLABS.load(Relaxed) + ((cid.0 as usize) << SLAB_SHIFT) // set before any slab is used
 }
