@@ -29,6 +29,8 @@ pub enum RseqChoice {
     Auto,
     Libc,
     Own,
+    /// Our own, also in place of one by the C library that is too short for V2.
+    Take,
     Off,
 }
 
@@ -113,14 +115,15 @@ pub static OPTIONS: [OptionSpec; 12] = [
     OptionSpec {
         name: "CIDALLOC_RSEQ",
         unit: "-",
-        range: "auto, libc, own, off",
+        range: "auto, libc, own, take, off",
         default: "auto",
-        meaning: "the rseq registration to use; off: slabs behind locks",
+        meaning: "the rseq registration to use; take: our own, in place of a C library's of 32 bytes (docs/registration.md); off: slabs behind locks",
         set: |c, v| {
-            let values: [(&[u8], _); 4] = [
+            let values: [(&[u8], _); 5] = [
                 (b"auto", RseqChoice::Auto),
                 (b"libc", RseqChoice::Libc),
                 (b"own", RseqChoice::Own),
+                (b"take", RseqChoice::Take),
                 (b"off", RseqChoice::Off),
             ];
             pick(v, &values, &mut c.rseq)

@@ -131,11 +131,12 @@ fn check_preloaded(name: &str, sources: &[&str]) {
 
 /// What the modes of the library differ in: the registration and the index. An own registration
 /// needs the C library to leave rseq alone.
-const MODES: [&[(&str, &str)]; 6] = [
+const MODES: [&[(&str, &str)]; 7] = [
     &[("CIDALLOC_RSEQ", "off")],
     &[("CIDALLOC_INDEX", "shard")],
     &[("CIDALLOC_INDEX", "cpu_id")],
     &[("CIDALLOC_RSEQ", "own"), ("GLIBC_TUNABLES", "glibc.pthread.rseq=0")],
+    &[("CIDALLOC_RSEQ", "take")],
     &[("CIDALLOC_COUNT", "1")],
     &[("CIDALLOC_CHECK", "1")],
 ];

@@ -177,12 +177,14 @@ modes! {
     histories_hold_by_mm_cid: MmCid, "step";
     histories_hold_by_cpu_id: CpuId, "step";
     histories_hold_with_own_registration: Own, "step";
+    histories_hold_with_registrations_taken_over: Take, "step";
     histories_hold_behind_locks: Locked, "step";
     histories_hold_while_counting: Counting, "step";
     histories_hold_while_checking: Checking, "step";
     free_threads_hold_by_mm_cid: MmCid, "free";
     free_threads_hold_by_cpu_id: CpuId, "free";
     free_threads_hold_with_own_registration: Own, "free";
+    free_threads_hold_with_registrations_taken_over: Take, "free";
     free_threads_hold_behind_locks: Locked, "free";
     free_threads_hold_while_counting: Counting, "free";
     free_threads_hold_while_checking: Checking, "free";

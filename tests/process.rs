@@ -40,8 +40,9 @@ type Mode = &'static [(&'static str, &'static str)];
 const DEFAULT: Mode = &[];
 const LOCKED: Mode = &[("CIDALLOC_RSEQ", "off")];
 const OWN: Mode = &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")];
+const TAKE: Mode = &[("CIDALLOC_RSEQ", "take")];
 const CPU_ID: Mode = &[("CIDALLOC_INDEX", "cpu_id")];
-const MODES: [Mode; 4] = [DEFAULT, LOCKED, OWN, CPU_ID];
+const MODES: [Mode; 5] = [DEFAULT, LOCKED, OWN, TAKE, CPU_ID];
 
 fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();

@@ -227,6 +227,7 @@ in_each_mode! {
         blocks_are_conserved_by_mm_cid MmCid,
         blocks_are_conserved_by_cpu_id CpuId,
         blocks_are_conserved_with_own_registration Own,
+        blocks_are_conserved_with_registrations_taken_over Take,
         blocks_are_conserved_behind_locks Locked,
         blocks_are_conserved_while_counting Counting;
     thousand_threads:
@@ -238,5 +239,6 @@ in_each_mode! {
         threads_leave_nothing_by_mm_cid MmCid,
         threads_leave_nothing_by_cpu_id CpuId,
         threads_leave_nothing_with_own_registration Own,
+        threads_leave_nothing_with_registrations_taken_over Take,
         threads_leave_nothing_behind_locks Locked;
 }

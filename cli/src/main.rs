@@ -6,9 +6,10 @@
 //!  ├ run         starts the command            ├ doctor       collects the report
 //!  │  ├ library  finds libcidalloc.so          │  ├ kernel    release, C library, CPUs
 //!  │  ├ command  finds and examines CMD        │  ├ rseq      registration, slice, membarrier
-//!  │  ├ signals  passes signals on             │  ├ memory    pages, hugepages, limits
-//!  │  └ summary  prints the statistics         │  └ text      prints it for people
-//!  └ below both: statistics (the JSON), core_api (the allocator), sys (system calls)
+//!  │  ├ signals  passes signals on             │  ├ aborts    whether sections can be trusted
+//!  │  └ summary  prints the statistics         │  ├ memory    pages, hugepages, limits
+//!  │                                           │  └ text      prints it for people
+//!  └ below both: statistics (the JSON), core_api (the allocator), sys (system calls), preemption
 //! ```
 //!
 //! The command runs on the allocator itself, so `doctor` reads the state of its own process.
@@ -22,6 +23,8 @@ mod core_api;
 mod doctor;
 #[cfg(cidalloc_native)]
 mod library;
+#[cfg(cidalloc_native)]
+mod preemption;
 #[cfg(cidalloc_native)]
 mod run;
 #[cfg(cidalloc_native)]

@@ -18,8 +18,10 @@ pub struct Statistics {
     pub mode: String,
     /// "mm_cid", "cpu_id" or "shard".
     pub index: String,
-    /// "libc", "own" or "none".
+    /// "libc", "own", "taken" or "none".
     pub registration: String,
+    /// "legacy", "V2" or "none".
+    pub abi_mode: String,
     /// Why the allocator fell back; empty if it did not.
     pub reason: String,
     /// Length of the rseq area in use.

@@ -95,6 +95,7 @@ fn registrar(own: &Statistics) -> &str {
     match own.registration.as_str() {
         "libc" => "rseq registered by the C library",
         "own" => "rseq registered by cidalloc",
+        "taken" => "rseq taken over from the C library",
         _ => "no rseq registration used",
     }
 }

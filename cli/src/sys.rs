@@ -253,7 +253,7 @@ pub fn try_slice_extension() -> Option<i32> {
 pub const ENOTSUPP: i32 = 524;
 
 /// Runs `work` in a forked child and returns its result, 0 to 255. `work` makes system calls only.
-fn in_child(work: impl FnOnce() -> c_int) -> Option<c_int> {
+pub fn in_child(work: impl FnOnce() -> c_int) -> Option<c_int> {
     // SAFETY: the child calls nothing but `work` and _exit.
     let pid = unsafe { libc::fork() };
     match pid {

@@ -27,7 +27,9 @@
  *   CIDALLOC_CHECK=1          the checking mode: the first misuse of a block ends the process with one line that says
  *                             what is known of the block (docs/misuse.md); slower, and takes more memory
  *   CIDALLOC_RSEQ=WHICH       auto: whichever registration of restartable sequences can be had (default)
- *                             libc: only the C library's; own: only cidalloc's; off: none, locks instead
+ *                             libc: only the C library's; own: only cidalloc's; off: none, locks instead;
+ *                             take: cidalloc's, in place of a C library's that is too short for the kernel's V2 mode,
+ *                             as glibc's 2.35 to 2.40 are; it costs others something (docs/registration.md)
  *   CIDALLOC_INDEX=WHICH      what picks a thread's cache. auto: the best the kernel offers (default);
  *                             mm_cid, cpu_id: an id kept by rseq; shard: none kept by rseq, locks instead
  *   CIDALLOC_SLAB_BYTES=BYTES what one cache may keep at the most, whatever the size of the heap would let it
@@ -46,8 +48,10 @@
  *   pid                  count  process id
  *   mode                 text   "rseq": caches are changed in restartable sequences; "locked": under locks
  *   index                text   "mm_cid", "cpu_id" or "shard": what picks a thread's cache
- *   registration         text   "libc", "own" or "none": who registered rseq
- *   reason               text   why the mode or the index is not the best there is; empty if it is
+ *   registration         text   "libc", "own", "taken" (own, in place of the C library's) or "none": who registered rseq
+ *   abi_mode             text   how the kernel treats the registration: "legacy", "V2" or "none"
+ *   reason               text   why the mode, the index or the registration is not the best there is, or not the one
+ *                               asked for; empty if it is
  *   rseq_size            bytes  registered length of struct rseq
  *   refused              text   names of the system calls that have failed for this allocator; empty if none
  *   refusals             count  how often they have

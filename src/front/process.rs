@@ -10,6 +10,7 @@
 use crate::back::page_heap::PAGE_HEAP;
 use crate::config::{Config, IndexChoice, RseqChoice, StatsChoice};
 use crate::front::slab::{SLAB_BYTES, SLABS};
+use crate::front::take_over::{self, Outcome};
 use crate::front::{cpu_cache, take_in};
 use crate::middle::transfer_cache;
 use crate::os::lock::{Lock, Rank};
@@ -35,6 +36,8 @@ pub enum Index {
 pub enum Registration {
     Libc,
     Own,
+    /// Our own, in threads of the C library's in place of its own.
+    Taken,
     None,
 }
 
@@ -105,6 +108,20 @@ impl Process {
 
     pub fn in_sections(&self) -> bool {
         self.index != Index::Shard
+    }
+
+    /// The length of the registrations, 0 for none.
+    pub fn registered_bytes(&self) -> usize {
+        match self.registration {
+            Registration::Libc => rseq::libc_bytes(),
+            Registration::Own | Registration::Taken => self.kernel.own_bytes(),
+            Registration::None => 0,
+        }
+    }
+
+    /// Whether the kernel treats the registrations as V2.
+    pub fn is_v2(&self) -> bool {
+        self.kernel.is_v2(self.registered_bytes())
     }
 }
 
@@ -180,6 +197,8 @@ fn aborts_are_missed() -> bool {
         && sys::kernel_release().is_some_and(|at| ((6, 19)..(7, 1)).contains(&at))
 }
 
+const ABORTS_ARE_MISSED: &str = "aarch64 kernels 6.19 to 7.0 do not abort every section; CIDALLOC_RSEQ=libc, own or take uses them";
+
 /// Which way to go, and why not the best one.
 fn choose(config: &Config, kernel: &KernelRseq) -> (Index, Registration, &'static str) {
     let locked = |reason| (Index::Shard, Registration::None, reason);
@@ -190,32 +209,63 @@ fn choose(config: &Config, kernel: &KernelRseq) -> (Index, Registration, &'stati
         return locked("CIDALLOC_INDEX=shard");
     }
     if config.rseq == RseqChoice::Auto && aborts_are_missed() {
-        return locked("aarch64 kernels 6.19 to 7.0 do not abort every section");
+        return locked(ABORTS_ARE_MISSED);
     }
     if sys::membarrier(MEMBARRIER_REGISTER_PRIVATE_EXPEDITED_RSEQ).is_err() {
         return locked("the kernel refuses membarrier for rseq");
     }
-    let registration = match (config.rseq, rseq::libc_registered()) {
-        (RseqChoice::Own, Some(_)) => {
-            return locked("CIDALLOC_RSEQ=own, but the C library has registered rseq already");
-        }
-        (_, Some(_)) => Registration::Libc,
-        (RseqChoice::Libc, None) => {
-            return locked("CIDALLOC_RSEQ=libc, but the C library has none");
-        }
-        (_, None) => {
-            // SAFETY: this thread's words; nothing else runs on them now.
-            let words = unsafe { &mut *thread::words() };
-            // An initialisation that failed later may have done it already.
-            if words.rseq == 0 && !take_in::register_own(words, kernel) {
-                return locked("the kernel refuses rseq");
-            }
-            Registration::Own
-        }
+    let (registration, reason) = match register(config.rseq, kernel) {
+        Ok(done) => done,
+        Err(reason) => return locked(reason),
     };
     match (config.index, kernel.has_mm_cid()) {
         (IndexChoice::CpuId, _) => (Index::CpuId, registration, "CIDALLOC_INDEX=cpu_id"),
-        (_, true) => (Index::MmCid, registration, ""),
+        (_, true) => (Index::MmCid, registration, reason),
         (_, false) => (Index::CpuId, registration, "the kernel has no mm_cid (before Linux 6.3)"),
     }
+}
+
+/// Sees to this thread's registration, as an example of all: whose it is, and why
+/// not the one asked for; or why there is none.
+fn register(
+    choice: RseqChoice,
+    kernel: &KernelRseq,
+) -> Result<(Registration, &'static str), &'static str> {
+    // SAFETY: this thread's words; nothing else runs on them now.
+    let words = unsafe { &mut *thread::words() };
+    match (choice, rseq::libc_registered()) {
+        (RseqChoice::Own, Some(_)) => {
+            Err("CIDALLOC_RSEQ=own, but the C library has registered rseq already")
+        }
+        (RseqChoice::Take, Some(area)) if take_over::is_due() => {
+            match take_over::take_over(words, kernel, area) {
+                Outcome::Taken => Ok(taken(kernel)),
+                Outcome::Kept => Ok((
+                    Registration::Libc,
+                    "CIDALLOC_RSEQ=take, but the C library's registration cannot be replaced",
+                )),
+                Outcome::Lost => Err("the kernel refuses rseq"),
+            }
+        }
+        (RseqChoice::Take, Some(_)) => Ok((
+            Registration::Libc,
+            "CIDALLOC_RSEQ=take, but the C library's registration has the full size already",
+        )),
+        (_, Some(_)) => Ok((Registration::Libc, "")),
+        (RseqChoice::Libc, None) => Err("CIDALLOC_RSEQ=libc, but the C library has none"),
+        // An initialisation that failed later may have done it already.
+        (_, None) if words.rseq == 0 && !take_in::register_own(words, kernel) => {
+            Err("the kernel refuses rseq")
+        }
+        (RseqChoice::Take, None) if take_over::is_due() => Ok(taken(kernel)),
+        (_, None) => Ok((Registration::Own, "")),
+    }
+}
+
+fn taken(kernel: &KernelRseq) -> (Registration, &'static str) {
+    let reason = match kernel.is_v2(kernel.own_bytes()) {
+        true => "",
+        false => "CIDALLOC_RSEQ=take, but the kernel has no V2 mode (before Linux 7.0)",
+    };
+    (Registration::Taken, reason)
 }

@@ -5,8 +5,9 @@
 
 use crate::back::page_heap::PAGE_HEAP;
 use crate::census::{Broken, Kind};
-use crate::front::process::{Index, Process};
+use crate::front::process::{Index, Process, Registration};
 use crate::front::slab::SLABS;
+use crate::front::take_over::{self, Outcome};
 use crate::os::lock::{Lock, Rank};
 use crate::os::rseq::{self, CPU_ID_AT, KernelRseq, MM_CID_AT, RseqArea};
 use crate::os::sys;
@@ -53,11 +54,18 @@ fn registered(process: &Process, words: &mut ThreadWords) -> bool {
     if words.rseq != 0 {
         return true; // registered by the process's initialisation
     }
-    if let Some(area) = rseq::libc_registered() {
-        words.rseq = area as usize;
-        return true;
+    let Some(area) = rseq::libc_registered() else {
+        return register_own(words, &process.kernel);
+    };
+    if process.registration == Registration::Taken {
+        match take_over::take_over(words, &process.kernel, area) {
+            Outcome::Taken => return true,
+            Outcome::Kept => {}
+            Outcome::Lost => return false,
+        }
     }
-    register_own(words, &process.kernel)
+    words.rseq = area as usize;
+    true
 }
 
 /// Our own areas: permanent records that pass from dead threads to new ones.
@@ -89,21 +97,39 @@ static AREAS: Lock<OwnAreas> =
 
 /// Registers this thread with an area of ours; false if the kernel refuses.
 pub fn register_own(words: &mut ThreadWords, kernel: &KernelRseq) -> bool {
-    let len = kernel.own_bytes();
-    if len > size_of::<RseqArea>() + 64 || kernel.align_bytes > 128 {
-        return false;
+    Unregistered::get(kernel).is_some_and(|own| own.register(words, kernel))
+}
+
+/// An area of ours that this thread has got, to register it or to give it back.
+#[derive(Debug)]
+pub struct Unregistered(*mut OwnArea);
+
+impl Unregistered {
+    /// `None` without memory, and where the kernel wants more than an area has.
+    pub fn get(kernel: &KernelRseq) -> Option<Unregistered> {
+        if kernel.own_bytes() > size_of::<RseqArea>() + 64 || kernel.align_bytes > 128 {
+            return None;
+        }
+        AREAS.lock().get(sys::gettid()).map(Unregistered)
     }
-    let Some(own) = AREAS.lock().get(sys::gettid()) else { return false };
-    // SAFETY: the area is this thread's alone, long and aligned enough, and is
-    // never unmapped.
-    if unsafe { rseq::register(&raw mut (*own).area, len) }.is_err() {
-        // SAFETY: as above.
-        unsafe { (*own).tid = 0 };
-        return false;
+
+    /// False if the kernel refuses; then the area is given back.
+    pub fn register(self, words: &mut ThreadWords, kernel: &KernelRseq) -> bool {
+        // SAFETY: a permanent record, this thread's alone.
+        let area = unsafe { &raw mut (*self.0).area };
+        // SAFETY: the area is long and aligned enough, and is never unmapped.
+        if unsafe { rseq::register(area, kernel.own_bytes()) }.is_err() {
+            self.give_back();
+            return false;
+        }
+        words.rseq = area as usize;
+        true
     }
-    // SAFETY: as above.
-    words.rseq = unsafe { &raw mut (*own).area } as usize;
-    true
+
+    pub fn give_back(self) {
+        // SAFETY: a permanent record, this thread's alone until now.
+        unsafe { (*self.0).tid = 0 };
+    }
 }
 
 /// Checks the list of areas.

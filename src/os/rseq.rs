@@ -1,8 +1,9 @@
 //! rseq: who has registered a thread, with what length, and our own
 //! registration where nobody has.
 //!
-//! Of `struct rseq` this project writes `rseq_cs` and nothing else. The kernel
-//! writes the rest; every field is read and written by its own thread only.
+//! Of a registered `struct rseq` this project writes `rseq_cs` and nothing else.
+//! The kernel writes the rest; every field is read and written by its own thread
+//! only.
 
 #![allow(unsafe_code)]
 
@@ -41,8 +42,10 @@ pub const SIGNATURE: u32 = 0xd428_bc00;
 
 const AT_RSEQ_FEATURE_SIZE: libc::c_ulong = 27;
 const AT_RSEQ_ALIGN: libc::c_ulong = 28;
-/// What kernels register that say nothing in the auxiliary vector.
-const ORIGINAL_BYTES: usize = 32;
+/// What kernels register that say nothing in the auxiliary vector. A longer
+/// registration is what turns V2 on.
+pub const ORIGINAL_BYTES: usize = 32;
+const UNREGISTER: libc::c_int = 1;
 
 /// The C library's `__rseq_size` and `__rseq_offset`, if it has them.
 ///
@@ -58,6 +61,12 @@ pub fn libc_area() -> Option<(u32, isize)> {
         }
         Some((*size, *offset))
     }
+}
+
+/// The length that the C library registers its areas with, 0 for none: the
+/// original one, whatever smaller size it tells, or what it tells.
+pub fn libc_bytes() -> usize {
+    libc_area().map_or(0, |(size, _)| (size as usize).max(ORIGINAL_BYTES))
 }
 
 /// This thread's area as the C library registered it, if it did.
@@ -95,6 +104,12 @@ impl KernelRseq {
     pub fn own_bytes(&self) -> usize {
         self.feature_bytes.max(ORIGINAL_BYTES)
     }
+
+    /// Whether the kernel treats a registration of this length as V2. Those that
+    /// have the mode tell of fields beyond the original length.
+    pub fn is_v2(&self, len_bytes: usize) -> bool {
+        self.feature_bytes > ORIGINAL_BYTES && len_bytes >= self.feature_bytes
+    }
 }
 
 /// Registers `area` for the calling thread.
@@ -109,4 +124,25 @@ pub unsafe fn register(area: *mut RseqArea, len_bytes: usize) -> Result<(), sys:
         (&raw mut (*area).rseq_cs).write_volatile(0);
         sys::rseq(area as usize, len_bytes as u32, 0, SIGNATURE).map(drop)
     }
+}
+
+/// Takes back the calling thread's registration of `area`. Then the area's ids
+/// read as those of a thread that has none, but for `mm_cid`, see [`abandon`].
+///
+/// # Safety
+/// Whoever uses the area looks at `cpu_id` first, as the ABI has it.
+pub unsafe fn unregister(area: *mut RseqArea, len_bytes: usize) -> Result<(), sys::Errno> {
+    // SAFETY: the kernel writes the ids of an area that it knows to be registered.
+    unsafe { sys::rseq(area as usize, len_bytes as u32, UNREGISTER, SIGNATURE).map(drop) }
+}
+
+/// Marks an area that the calling thread has unregistered for good. The kernel
+/// leaves 0 in `mm_cid`, which is somebody's id: a section of the area's other
+/// user that has read 0 before, and compares now, must find that it is not so.
+///
+/// # Safety
+/// The area is this thread's, and not registered.
+pub unsafe fn abandon(area: *mut RseqArea) {
+    // SAFETY: the caller's duty.
+    unsafe { (&raw mut (*area).mm_cid).write_volatile(u32::MAX) }
 }

@@ -48,9 +48,12 @@ pub struct Stats {
     pub mode: &'static str,
     /// "mm_cid", "cpu_id" or "shard".
     pub index: &'static str,
-    /// "libc", "own" or "none".
+    /// "libc", "own", "taken" (our own, in place of the C library's) or "none".
     pub registration: &'static str,
-    /// Why the mode or the index is not the best there is; else empty.
+    /// How the kernel treats the registrations: "legacy", "V2" or "none".
+    pub abi_mode: &'static str,
+    /// Why the mode, the index or the registration is not the best there is, or
+    /// not the one asked for; else empty.
     pub reason: &'static str,
     /// The C library's `__rseq_size`, or our registration's length; 0 for none.
     pub rseq_size: u32,
@@ -95,6 +98,7 @@ impl Stats {
         mode: "none",
         index: "none",
         registration: "none",
+        abi_mode: "none",
         reason: "not initialised",
         rseq_size: 0,
         live_bytes: 0,
@@ -156,8 +160,14 @@ impl Stats {
         };
         (self.registration, self.rseq_size) = match process.registration {
             Registration::Libc => ("libc", rseq::libc_area().map_or(0, |(size, _)| size)),
-            Registration::Own => ("own", process.kernel.own_bytes() as u32),
+            Registration::Own => ("own", process.registered_bytes() as u32),
+            Registration::Taken => ("taken", process.registered_bytes() as u32),
             Registration::None => ("none", 0),
+        };
+        self.abi_mode = match process.registration {
+            Registration::None => "none",
+            _ if process.is_v2() => "V2",
+            _ => "legacy",
         };
         self.reason = process.reason;
         if process.config.count {
@@ -281,7 +291,7 @@ impl Stats {
 
     fn text(&self, out: &mut impl Write) -> fmt::Result {
         write!(out, "cidalloc {}: {} by {}", env!("CARGO_PKG_VERSION"), self.mode, self.index)?;
-        write!(out, ", registration {}", self.registration)?;
+        write!(out, ", registration {}, {}", self.registration, self.abi_mode)?;
         if !self.reason.is_empty() {
             write!(out, " ({})", self.reason)?;
         }
@@ -322,6 +332,7 @@ impl Stats {
             ("mode", self.mode),
             ("index", self.index),
             ("registration", self.registration),
+            ("abi_mode", self.abi_mode),
             ("reason", self.reason),
             ("dontneed", self.dontneed),
         ] {

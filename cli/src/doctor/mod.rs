@@ -4,6 +4,7 @@
 //! field by field, and `text` prints the same facts. Sizes are in bytes; null means that the
 //! kernel or the C library does not have it or does not tell.
 
+mod aborts;
 mod kernel;
 mod memory;
 mod rseq;
@@ -21,6 +22,7 @@ pub struct Report {
     pub libc: kernel::CLibrary,
     pub cpus: kernel::Cpus,
     pub rseq: rseq::Rseq,
+    pub aborts: aborts::Aborts,
     pub slice_extension: rseq::SliceExtension,
     pub membarrier: rseq::Membarrier,
     pub memory: memory::Memory,
@@ -36,9 +38,12 @@ pub struct Allocator {
     pub mode: String,
     /// "mm_cid", "cpu_id" or "shard".
     pub index: String,
-    /// "libc", "own" or "none".
+    /// "libc", "own", "taken" (its own, in place of the C library's) or "none".
     pub registration: String,
-    /// The allocator's own reason for its fallback; empty without one.
+    /// How the kernel treats the registration: "legacy", "V2" or "none".
+    pub abi_mode: String,
+    /// The allocator's own reason for its fallback, or for another registration than the one
+    /// asked for; empty without one.
     pub reason: String,
     /// Bytes of the rseq area that the allocator uses.
     pub rseq_size: u64,
@@ -53,7 +58,7 @@ pub struct Allocator {
 
 #[derive(Debug, Serialize)]
 pub struct Fallback {
-    /// What is affected: "mode", "index", "registration", "abi_mode", "slice_extension",
+    /// What is affected: "mode", "index", "registration", "abi_mode", "aborts", "slice_extension",
     /// "membarrier", "hugepages", "address_space", "data", "system_calls" or "dontneed".
     pub what: &'static str,
     /// What is in force instead of the best.
@@ -87,7 +92,8 @@ pub fn doctor(json: bool) -> i32 {
 impl Report {
     fn collect(own: Statistics) -> Self {
         let kernel = kernel::Kernel::collect();
-        let rseq = rseq::Rseq::collect(&kernel, &own.registration);
+        let rseq = rseq::Rseq::collect(&kernel, &own);
+        let aborts = aborts::Aborts::collect(&kernel, &own.mode, rseq.area);
         let slice_extension = rseq::SliceExtension::collect(rseq.abi_mode);
         let membarrier = rseq::Membarrier::collect();
         let memory = memory::Memory::collect();
@@ -95,6 +101,7 @@ impl Report {
         let mut fallbacks = Vec::new();
         allocator_fallbacks(&own, &rseq, &mut fallbacks);
         rseq.fallbacks(&libc, &mut fallbacks);
+        aborts.fallbacks(&mut fallbacks);
         slice_extension.fallbacks(&mut fallbacks);
         membarrier.fallbacks(&mut fallbacks);
         memory.fallbacks(&mut fallbacks);
@@ -104,6 +111,7 @@ impl Report {
             libc,
             cpus: kernel::Cpus::collect(),
             rseq,
+            aborts,
             slice_extension,
             membarrier,
             memory,
@@ -119,6 +127,7 @@ impl From<Statistics> for Allocator {
             mode: own.mode,
             index: own.index,
             registration: own.registration,
+            abi_mode: own.abi_mode,
             reason: own.reason,
             rseq_size: own.rseq_size,
             refused: own.refused.split_whitespace().map(str::to_owned).collect(),

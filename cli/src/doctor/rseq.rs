@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Fallback;
 use super::kernel::{CLibrary, Kernel};
+use crate::statistics::Statistics;
 use crate::sys::{self, Registration};
 
 // linux/auxvec.h, since 6.3.
@@ -20,7 +21,8 @@ const ORIGINAL_LENGTH: u32 = 32;
 
 #[derive(Debug, Serialize)]
 pub struct Rseq {
-    /// Who registered this thread's area: "libc", "own" (the allocator) or "none".
+    /// Who registered this thread's area: "libc", "own" (the allocator), "taken" (the allocator,
+    /// in place of the C library) or "none".
     pub registered_by: &'static str,
     /// Length given at registration.
     pub registered_length: Option<u32>,
@@ -37,6 +39,9 @@ pub struct Rseq {
     pub libc_offset: Option<isize>,
     /// Why the kernel refuses the system call; null if it does not.
     pub refused: Option<String>,
+    /// Where the registered area is, if that is known.
+    #[serde(skip)]
+    pub area: Option<u64>,
 }
 
 /// How the kernel treats the area.
@@ -53,7 +58,7 @@ pub enum AbiMode {
 }
 
 impl Rseq {
-    pub fn collect(kernel: &Kernel, allocator_says: &str) -> Self {
+    pub fn collect(kernel: &Kernel, allocator_says: &Statistics) -> Self {
         let feature_size = sys::auxiliary(AT_RSEQ_FEATURE_SIZE);
         let libc_size = sys::libc_word(c"__rseq_size");
         let libc_offset = sys::libc_offset(c"__rseq_offset");
@@ -61,18 +66,22 @@ impl Rseq {
             (Some(1..), Some(offset)) => Some(sys::thread_pointer().wrapping_add_signed(offset)),
             _ => None,
         };
-        let (registered_by, registered_length) = match sys::rseq_registration() {
+        let by_allocator = if allocator_says.registration == "taken" { "taken" } else { "own" };
+        let registration = sys::rseq_registration();
+        let (registered_by, registered_length) = match registration {
             Some(Registration { address: 0, .. }) => ("none", None),
             Some(Registration { address, length }) => {
                 let by_libc = libc_area.is_some_and(|area| area as u64 == address);
-                (if by_libc { "libc" } else { "own" }, Some(length))
+                (if by_libc { "libc" } else { by_allocator }, Some(length))
             }
             // Tracing is forbidden or unknown here: ask the registration call itself.
             None => match libc_area
                 .and_then(|area| sys::rseq_length_by_refusal(area, &lengths(feature_size)))
             {
                 Some(length) => ("libc", Some(length)),
-                None if allocator_says == "own" => ("own", None),
+                None if allocator_says.registration == by_allocator => {
+                    (by_allocator, u32::try_from(allocator_says.rseq_size).ok())
+                }
                 None => ("none", None),
             },
         };
@@ -92,6 +101,10 @@ impl Rseq {
             libc_offset,
             refused: sys::rseq_refusal()
                 .map(|error| io::Error::from_raw_os_error(error).to_string()),
+            area: match registration {
+                Some(told) => Some(told.address).filter(|address| *address != 0),
+                None => libc_area.filter(|_| registered_by == "libc").map(|area| area as u64),
+            },
         }
     }
 
@@ -126,7 +139,7 @@ impl Rseq {
                  GLIBC_TUNABLES has glibc.pthread.rseq=0"
                     .into()
             }
-            (Some(_), _) => "the allocator took the registration over from the C library".into(),
+            (Some(_), _) => "CIDALLOC_RSEQ=take: the allocator has replaced the C library's".into(),
         }
     }
 
@@ -137,11 +150,11 @@ impl Rseq {
             (_, _) if offered < SIZE_WITH_SLICE => {
                 "the kernel has no optimised mode (since 7.0)".into()
             }
-            (_, Some(length)) => {
-                format!(
-                    "registered with {length} bytes; the optimised mode takes at least {offered}"
-                )
-            }
+            (_, Some(length)) => format!(
+                "registered with {length} bytes; the optimised mode takes at least {offered}\
+                 {}",
+                if self.registered_by == "libc" { " (CIDALLOC_RSEQ=take)" } else { "" }
+            ),
             (_, None) => "the registered length is not known".into(),
         }
     }

@@ -6,6 +6,7 @@ use super::Report;
 use super::kernel::CpuList;
 use super::memory::Bound;
 use super::rseq::AbiMode;
+use crate::preemption::Seen;
 use crate::summary::bytes;
 
 /// Returns the report, ending in a newline.
@@ -38,6 +39,9 @@ fn allocator(page: &mut Page, report: &Report) {
     page.fact("mode", &own.mode);
     page.fact("index", &own.index);
     page.fact("registration", &own.registration);
+    if !own.reason.is_empty() {
+        page.fact("reason", &own.reason);
+    }
     if !own.refused.is_empty() {
         page.fact("refused", own.refused.join(", "));
     }
@@ -77,6 +81,17 @@ fn rseq(page: &mut Page, report: &Report) {
     page.fact("ABI mode", mode);
     if let Some(error) = &rseq.refused {
         page.fact("refused", error);
+    }
+    page.fact("aborts", &report.aborts.rule);
+    if let Some(seen) = report.aborts.seen {
+        let Seen { preempted, aborted } = seen;
+        page.fact(
+            "",
+            format_args!("seen now: {aborted} of {preempted} preempted sections aborted"),
+        );
+    }
+    if let Some(otherwise) = &report.aborts.otherwise {
+        page.fact("", otherwise);
     }
     page.fact("mm_cid", if rseq.mm_cid { "yes" } else { "no" });
     page.fact("feature size", or_absent(rseq.feature_size));
