@@ -40,10 +40,9 @@ static void fail(const char *format, ...) {
 
 #define CHECK(condition) ((condition) ? (void)0 : fail("%s:%d: not so: %s", __FILE__, __LINE__, #condition))
 
-static void *volatile kept;
-
 /* Misses its cache, hits it, and a large one; enough for a thread to be taken in. */
 static void allocate(void) {
+    void *volatile kept; /* out of the compiler's sight */
     for (int i = 0; i < 200; i++) {
         kept = malloc((size_t)(i % 40 + 1) * 24);
         CHECK(kept);
@@ -392,7 +391,7 @@ static void goes_on(int kept_is_due) {
     CHECK(is_registered(area) == kept_is_due);
     for (int i = 0; i < 10000; i++) {
         count();
-        kept = malloc((size_t)(i % 900 + 1));
+        void *volatile kept = malloc((size_t)(i % 900 + 1));
         CHECK(kept);
         free(kept);
     }
