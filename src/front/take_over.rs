@@ -81,14 +81,12 @@ fn exchange(
         own.give_back();
         return Outcome::Kept;
     }
-    if own.register(words, kernel) {
-        // SAFETY: this thread's area, unregistered above.
-        unsafe { rseq::abandon(theirs) };
-        return Outcome::Taken;
-    }
+    let taken = own.register(words, kernel);
     // SAFETY: the area and the length that the C library has registered.
-    match unsafe { rseq::register(theirs, len) } {
-        Ok(()) => Outcome::Kept,
-        Err(_) => Outcome::Lost,
+    if !taken && unsafe { rseq::register(theirs, len) }.is_ok() {
+        return Outcome::Kept;
     }
+    // SAFETY: this thread's area, unregistered above.
+    unsafe { rseq::abandon(theirs) };
+    if taken { Outcome::Taken } else { Outcome::Lost }
 }

@@ -291,7 +291,10 @@ impl Stats {
 
     fn text(&self, out: &mut impl Write) -> fmt::Result {
         write!(out, "cidalloc {}: {} by {}", env!("CARGO_PKG_VERSION"), self.mode, self.index)?;
-        write!(out, ", registration {}, {}", self.registration, self.abi_mode)?;
+        write!(out, ", registration {}", self.registration)?;
+        if self.registration != "none" {
+            write!(out, ", {}", self.abi_mode)?;
+        }
         if !self.reason.is_empty() {
             write!(out, " ({})", self.reason)?;
         }
