@@ -43,6 +43,16 @@ pub enum IndexChoice {
     Shard,
 }
 
+/// Whether threads ask for more time while they refill.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SliceChoice {
+    /// Where the kernel grants it.
+    Auto,
+    Off,
+    /// They write requests that are never granted, to count those that were lost.
+    Count,
+}
+
 /// Where statistics go at exit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StatsChoice {
@@ -64,6 +74,7 @@ pub struct Config {
     pub check: bool,
     pub rseq: RseqChoice,
     pub index: IndexChoice,
+    pub slice: SliceChoice,
     /// What a slab may hold at the most.
     pub slab_bytes: u32,
     /// The time in which unused free memory goes back to the kernel.
@@ -81,7 +92,7 @@ pub struct Config {
 }
 
 /// Every option, in the order in which they are shown.
-pub static OPTIONS: [OptionSpec; 12] = [
+pub static OPTIONS: [OptionSpec; 13] = [
     OptionSpec {
         name: "CIDALLOC_STATS",
         unit: "-",
@@ -146,6 +157,21 @@ pub static OPTIONS: [OptionSpec; 12] = [
         },
     },
     OptionSpec {
+        name: "CIDALLOC_SLICE",
+        unit: "-",
+        range: "auto, off, count",
+        default: "auto",
+        meaning: "time slice extensions for threads that hold locks, where the kernel has them; count: for measurements, none, but counted how often such a thread was preempted",
+        set: |c, v| {
+            let values: [(&[u8], _); 3] = [
+                (b"auto", SliceChoice::Auto),
+                (b"off", SliceChoice::Off),
+                (b"count", SliceChoice::Count),
+            ];
+            pick(v, &values, &mut c.slice)
+        },
+    },
+    OptionSpec {
         name: "CIDALLOC_SLAB_BYTES",
         unit: "bytes",
         range: "65536 to 1073741824",
@@ -198,7 +224,7 @@ pub static OPTIONS: [OptionSpec; 12] = [
         unit: "-",
         range: "off, nth:N, from:N, rate:P, rate:P:SEED; then ,CALL...",
         default: "off",
-        meaning: "for tests: refuse the allocator's Nth system call, all from the Nth on, or one in P at random; of the named ones only, if any are: mmap, munmap, mprotect, madvise, mremap, rseq, membarrier, openat, read, write, fcntl, getrandom, sched_getaffinity, prlimit64, uname, tgkill, process_vm_readv; or keep: MADV_DONTNEED does nothing and reports success",
+        meaning: "for tests: refuse the allocator's Nth system call, all from the Nth on, or one in P at random; of the named ones only, if any are: mmap, munmap, mprotect, madvise, mremap, rseq, membarrier, openat, read, write, fcntl, getrandom, sched_getaffinity, prlimit64, uname, tgkill, process_vm_readv, prctl; or keep: MADV_DONTNEED does nothing and reports success",
         set: |c, v| Refusals::parse(v).map(|refusals| c.fail = refusals).is_some(),
     },
 ];
@@ -225,6 +251,7 @@ impl Config {
         check: false,
         rseq: RseqChoice::Auto,
         index: IndexChoice::Auto,
+        slice: SliceChoice::Auto,
         slab_bytes: 32 << 20,
         decay_ms: 1000,
         background: false,
@@ -353,7 +380,7 @@ mod tests {
 
     fn values_of(c: &Config) -> impl PartialEq + core::fmt::Debug {
         (
-            (c.stats, c.count, c.check, c.rseq, c.index, c.slab_bytes, c.decay_ms),
+            (c.stats, c.count, c.check, c.rseq, c.index, c.slice, c.slab_bytes, c.decay_ms),
             (c.background, c.thp, c.thp_after_bytes, c.keep_deepbind, c.fail),
         )
     }

@@ -136,6 +136,7 @@ fn every_kind_of_call_may_fail() {
         ("uname", false),
         ("tgkill", false),
         ("process_vm_readv", false),
+        ("prctl", false),
     ];
     let statistics = temp_dir("kinds").join("statistics");
     for (kind, fails) in kinds {

@@ -30,6 +30,9 @@ pub struct Statistics {
     pub refused: String,
     /// What MADV_DONTNEED leaves: "zeroes", "keeps" or "unknown".
     pub dontneed: String,
+    /// Time slice extensions: "on", "offered" or "off", and then why.
+    pub slices: String,
+    pub slices_reason: String,
     pub live_bytes: u64,
     pub peak_bytes: u64,
     /// Counts, exact; absent unless the process ran with `CIDALLOC_COUNT=1`.

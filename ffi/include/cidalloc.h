@@ -32,6 +32,7 @@
  *                             as glibc's 2.35 to 2.40 are; it costs others something (docs/registration.md)
  *   CIDALLOC_INDEX=WHICH      what picks a thread's cache. auto: the best the kernel offers (default);
  *                             mm_cid, cpu_id: an id kept by rseq; shard: none kept by rseq, locks instead
+ *   CIDALLOC_SLICE=off        never ask the kernel for time slice extensions (docs/slice.md)
  *   CIDALLOC_SLAB_BYTES=BYTES what one cache may keep at the most, whatever the size of the heap would let it
  *   CIDALLOC_BACKGROUND=on    a thread gives free memory back while the program makes no call at all
  *   CIDALLOC_DECAY_MS=MS      time after which free memory that stays unused goes back to the kernel
@@ -79,6 +80,13 @@
  *   spans                count  runs of pages that hold blocks of one class
  *   large_blocks         count  live blocks above the largest class
  *   threads_taken_in     count  threads that have used a cache
+ *   slices               text   time slice extensions: "on" in some thread; "offered": none has needed them yet; "off"
+ *   slices_reason        text   why they are off; else empty
+ *   slice_threads        count  threads that have turned them on
+ *   slice_requests       count  requests for one, each around the locks of a slow path
+ *   slice_grants         count  requests that the kernel has taken: of each a yield or a revocation
+ *   slice_yields         count  extensions in which the thread came to the end of its work and gave the CPU away
+ *   slice_revocations    count  requests after which the thread lost the CPU before that
  *   classes              list   of one object for each size class that was used:
  *     class              count  number of the class
  *     size               bytes  of a block

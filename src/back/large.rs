@@ -16,7 +16,7 @@ use crate::back::page_heap::{PAGE_HEAP, PageHeap, huge_addr};
 use crate::back::page_map::PAGE_MAP;
 use crate::back::span::{self, Span};
 use crate::os::fault::Fault;
-use crate::os::sys;
+use crate::os::{slice, sys};
 use crate::units::{ClassId, HUGE_BYTES, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages};
 
 /// The room that a block that is to grow asks for, the best first: 1 MiB, or so
@@ -54,6 +54,7 @@ pub enum Room {
 /// is known to be zero; `None` when there is no memory. Locks: page heap.
 pub fn allocate(size: usize, align: usize, room: Room) -> Option<(usize, bool)> {
     let pages = Pages::holding(size.max(1))?;
+    let _asked = slice::ask();
     let mut heap = PAGE_HEAP.lock();
     if room == Room::Behind {
         // They may lie where there would be most room.
@@ -84,6 +85,7 @@ pub fn allocate(size: usize, align: usize, room: Room) -> Option<(usize, bool)> 
 
 /// Frees the block at `addr`. Locks: page heap.
 pub fn free(addr: usize) -> Result<(), Fault> {
+    let asked = slice::ask();
     let mut heap = PAGE_HEAP.lock();
     let at = block_at(addr)?;
     // SAFETY: a live block's record, and the lock is held.
@@ -96,6 +98,7 @@ pub fn free(addr: usize) -> Result<(), Fault> {
     }
     let mut excess = heap.excess_after(Shape::of(pages).whole);
     drop(heap);
+    drop(asked);
     while excess > 0 {
         // Not all at once: others wait for the lock.
         match PAGE_HEAP.lock().cool(excess.min(SLICE_HUGEPAGES)) {

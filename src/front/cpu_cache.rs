@@ -28,8 +28,8 @@ use crate::front::slab::{self, FIRST_SLOT, Header, STOPPED, header, slab_addr};
 use crate::front::{heartbeat, locked, sections};
 use crate::middle::{self, batch::Batch};
 use crate::os::lock::{Lock, Rank};
-use crate::os::sys;
 use crate::os::thread::{State, ThreadWords};
+use crate::os::{slice, sys};
 use crate::size_class::{self, ClassInfo};
 use crate::units::{Cid, ClassId};
 use core::ptr::with_exposed_provenance;
@@ -187,6 +187,7 @@ pub unsafe fn push(words: &ThreadWords, class: ClassId, object: usize) -> bool {
 /// there is no memory.
 pub fn refill(process: &Process, words: &ThreadWords, class: ClassId) -> usize {
     REFILLS.fetch_add(1, Relaxed);
+    let asked = slice::ask();
     let cid = current(words);
     let access = Access::of(words);
     let (batch, beat) = {
@@ -211,6 +212,7 @@ pub fn refill(process: &Process, words: &ThreadWords, class: ClassId) -> usize {
     rest.reverse();
     let kept = push_some(words, class, rest);
     middle::give(class, rest.get(kept..).unwrap_or_default());
+    drop(asked);
     if beat {
         heartbeat::beat(process);
     }
@@ -223,6 +225,7 @@ pub fn refill(process: &Process, words: &ThreadWords, class: ClassId) -> usize {
 /// `object` is a block of the class, the caller's to give up.
 pub unsafe fn overflow(process: &Process, words: &ThreadWords, class: ClassId, object: usize) {
     OVERFLOWS.fetch_add(1, Relaxed);
+    let asked = slice::ask();
     let cid = current(words);
     let access = Access::of(words);
     let (half, beat) = {
@@ -240,6 +243,7 @@ pub unsafe fn overflow(process: &Process, words: &ThreadWords, class: ClassId, o
             middle::give(class, objects.get(..=got).unwrap_or_default());
         }
     }
+    drop(asked);
     if beat {
         heartbeat::beat(process);
     }

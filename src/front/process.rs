@@ -8,15 +8,15 @@
 #![allow(unsafe_code)]
 
 use crate::back::page_heap::PAGE_HEAP;
-use crate::config::{Config, IndexChoice, RseqChoice, StatsChoice};
+use crate::config::{Config, IndexChoice, RseqChoice, SliceChoice, StatsChoice};
 use crate::front::slab::{SLAB_BYTES, SLABS};
 use crate::front::take_over::{self, Outcome};
 use crate::front::{cpu_cache, take_in};
 use crate::middle::transfer_cache;
 use crate::os::lock::{Lock, Rank};
 use crate::os::machine::Machine;
-use crate::os::rseq::{self, KernelRseq};
-use crate::os::{refusal, sys, thread};
+use crate::os::rseq::{self, KernelRseq, SLICE_FEATURE_BYTES};
+use crate::os::{refusal, slice, sys, thread};
 use core::sync::atomic::Ordering::Relaxed;
 use spin::once::Once;
 
@@ -122,6 +122,19 @@ impl Process {
     /// Whether the kernel treats the registrations as V2.
     pub fn is_v2(&self) -> bool {
         self.kernel.is_v2(self.registered_bytes())
+    }
+    /// How threads ask for longer time slices, if theirs are offered any; else why
+    /// they do not.
+    pub fn slices(&self) -> Result<slice::Mode, &'static str> {
+        match self.config.slice {
+            SliceChoice::Off => Err("CIDALLOC_SLICE=off"),
+            _ if !self.in_sections() => Err("threads use no rseq"),
+            _ if self.kernel.feature_bytes < SLICE_FEATURE_BYTES => {
+                Err("the kernel has none (since Linux 7.0)")
+            }
+            SliceChoice::Auto => Ok(slice::Mode::Auto),
+            SliceChoice::Count => Ok(slice::Mode::Count),
+        }
     }
 }
 

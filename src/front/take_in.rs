@@ -10,14 +10,14 @@ use crate::front::slab::SLABS;
 use crate::front::take_over::{self, Outcome};
 use crate::os::lock::{Lock, Rank};
 use crate::os::rseq::{self, CPU_ID_AT, KernelRseq, MM_CID_AT, RseqArea};
-use crate::os::sys;
 use crate::os::thread::{self, State, ThreadWords};
+use crate::os::{slice, sys};
 use crate::units::ClassId;
 use core::ptr::with_exposed_provenance_mut;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU32, compiler_fence};
 
-/// Threads taken in since start.
+/// Threads taken in since start. A statistic, and who comes second.
 pub static TAKEN_IN: AtomicU32 = AtomicU32::new(0);
 static NEXT_SHARD: AtomicU32 = AtomicU32::new(0);
 
@@ -27,7 +27,10 @@ static NEXT_SHARD: AtomicU32 = AtomicU32::new(0);
 /// and until then the handler's allocations take a slow path of their own.
 #[cold]
 pub fn take_in(process: &Process, words: &mut ThreadWords) {
-    TAKEN_IN.fetch_add(1, Relaxed); // a statistic
+    if TAKEN_IN.fetch_add(1, Relaxed) == 1 {
+        // The second thread: from now on somebody may wait for a lock's holder.
+        slice::offer(process.slices().unwrap_or(slice::Mode::Off));
+    }
     let registered = process.in_sections() && registered(process, words);
     if !registered {
         let shard = NEXT_SHARD.fetch_add(1, Relaxed) % process.shards;

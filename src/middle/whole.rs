@@ -14,6 +14,7 @@ use crate::back::page_heap::{PAGE_HEAP, PageHeap};
 use crate::back::span::span_of;
 use crate::middle::central_free_list::die_in;
 use crate::os::fault::Fault;
+use crate::os::slice;
 use crate::size_class::{self, info};
 use crate::units::ClassId;
 use core::sync::atomic::AtomicU32;
@@ -60,6 +61,7 @@ pub fn take(class: ClassId, out: &mut [usize]) -> usize {
 
 /// One object, and whether it is known to be zero.
 pub fn take_one(class: ClassId) -> Option<(usize, bool)> {
+    let _asked = slice::ask();
     make(&mut PAGE_HEAP.lock(), class)
 }
 

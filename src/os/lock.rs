@@ -12,7 +12,7 @@
 #![allow(unsafe_code)]
 
 use crate::os::sync::{AtomicU32, SPINS, relax};
-use crate::os::{sys, thread};
+use crate::os::{slice, sys, thread};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::AtomicU32 as Counter;
@@ -109,11 +109,14 @@ impl<T> Lock<T> {
                 return;
             }
         }
+        // Asleep the thread needs no time, and the call would end an extension.
+        let asked = slice::pause();
         // Whoever has slept takes the lock as 2: others may sleep still.
         while self.word.swap(2, Acquire) != 0 {
             WAITS.fetch_add(1, Relaxed); // a statistic
             sys::futex_wait(&self.word, 2);
         }
+        slice::resume(asked);
     }
 
     /// # Safety

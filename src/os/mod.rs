@@ -13,6 +13,7 @@ pub mod output;
 pub mod probe;
 pub mod refusal;
 pub mod rseq;
+pub mod slice;
 pub mod sync;
 pub mod sys;
 pub mod thread;

@@ -39,12 +39,13 @@ pub enum Call {
     Release,
     Tgkill,
     Look,
+    Prctl,
     /// Not a call: MADV_DONTNEED that does nothing.
     Keep,
 }
 
 /// Names as strace has them, and with what error each is refused.
-const CALLS: [(&str, Errno); 18] = [
+const CALLS: [(&str, Errno); 19] = [
     ("mmap", libc::ENOMEM),
     ("munmap", libc::ENOMEM),
     ("mprotect", libc::ENOMEM),
@@ -62,6 +63,7 @@ const CALLS: [(&str, Errno); 18] = [
     ("uname", libc::EPERM),
     ("tgkill", libc::EPERM),
     ("process_vm_readv", libc::EPERM),
+    ("prctl", libc::EPERM),
     ("keep", 0),
 ];
 const _: () = assert!(CALLS.len() == Call::Keep as usize + 1);

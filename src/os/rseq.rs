@@ -1,9 +1,9 @@
 //! rseq: who has registered a thread, with what length, and our own
 //! registration where nobody has.
 //!
-//! Of a registered `struct rseq` this project writes `rseq_cs` and nothing else.
-//! The kernel writes the rest; every field is read and written by its own thread
-//! only.
+//! Of a registered `struct rseq` this project writes `rseq_cs`, and where the kernel
+//! offers time slice extensions the byte of the request (`slice`). The kernel writes
+//! the rest; every field is read and written by its own thread only.
 
 #![allow(unsafe_code)]
 
@@ -21,18 +21,24 @@ pub struct RseqArea {
     pub cpu_id: u32,
     /// Address of the descriptor of the section the thread is in. Ours to write.
     pub rseq_cs: u64,
+    /// Whether time slice extensions can be had, and are turned on, from Linux 7.0.
     pub flags: u32,
     pub node_id: u32,
     /// The concurrency id, from Linux 6.3; 0 while not registered.
     pub mm_cid: u32,
+    /// Request and grant of a time slice extension, see `slice`.
     pub slice_ctrl: u32,
 }
 
 pub const RSEQ_CS_AT: usize = offset_of!(RseqArea, rseq_cs);
 pub const MM_CID_AT: usize = offset_of!(RseqArea, mm_cid);
 pub const CPU_ID_AT: usize = offset_of!(RseqArea, cpu_id);
+pub const FLAGS_AT: usize = offset_of!(RseqArea, flags);
+pub const SLICE_CTRL_AT: usize = offset_of!(RseqArea, slice_ctrl);
 /// The kernel offers `mm_cid` if its feature size reaches past the field.
 pub const MM_CID_FEATURE_BYTES: usize = MM_CID_AT + 4;
+/// It knows time slice extensions if its feature size is at least this.
+pub const SLICE_FEATURE_BYTES: usize = SLICE_CTRL_AT + 4;
 
 /// The four bytes before every abort address. glibc registers the same.
 #[cfg(target_arch = "x86_64")]

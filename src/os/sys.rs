@@ -150,6 +150,31 @@ pub fn futex_wake(word: &core::sync::atomic::AtomicU32, count: u32) {
     let _ = unsafe { syscall!(libc::SYS_futex, word.as_ptr(), op, count) };
 }
 
+const PR_RSEQ_SLICE_EXTENSION: c_int = 79;
+const PR_RSEQ_SLICE_EXTENSION_SET: c_int = 2;
+const PR_RSEQ_SLICE_EXT_ENABLE: c_int = 1;
+const SYS_RSEQ_SLICE_YIELD: c_long = 471;
+
+/// Lets the kernel grant this thread time slice extensions (Linux 7.0).
+pub fn enable_slices() -> Result<usize, Errno> {
+    let (set, on) = (PR_RSEQ_SLICE_EXTENSION_SET, PR_RSEQ_SLICE_EXT_ENABLE);
+    // SAFETY: the kernel writes the flags of this thread's own area.
+    unsafe { refusable!(Call::Prctl, libc::SYS_prctl, PR_RSEQ_SLICE_EXTENSION, set, on, 0, 0) }
+}
+
+/// Whether a seccomp filter stands between this thread and the kernel, for all that
+/// is known.
+pub fn has_seccomp_filter() -> bool {
+    // SAFETY: only asks.
+    unsafe { syscall!(libc::SYS_prctl, libc::PR_GET_SECCOMP, 0, 0, 0, 0) != Ok(0) }
+}
+
+/// Gives the CPU away within a time slice extension: 1; 0 if there was none any more.
+pub fn rseq_slice_yield() -> Result<usize, Errno> {
+    // SAFETY: no arguments.
+    unsafe { syscall!(SYS_RSEQ_SLICE_YIELD) }
+}
+
 pub fn gettid() -> u32 {
     // SAFETY: no arguments; cannot fail.
     unsafe { syscall!(libc::SYS_gettid) }.unwrap_or(0) as u32

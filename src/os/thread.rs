@@ -13,6 +13,8 @@
 //! 40  watched on watch: base of the slabs, else 0
 //! 48  ranks   debug builds: counts of held locks, a byte a rank
 //! 52  busy    on watch: looks in a row that came soon, with no miss between
+//! 54  slice   time slice extensions: requests so far, or what was decided, see `slice`
+//! 55  asking  whether the request that stands is the allocator's
 //! ```
 //! Only the thread itself reads or writes its words: its signal handlers too.
 
@@ -20,9 +22,8 @@
 
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
-use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::compiler_fence;
+use core::sync::atomic::{AtomicU8, AtomicU32, compiler_fence};
 
 #[derive(Debug)]
 #[repr(C)]
@@ -38,6 +39,8 @@ pub struct ThreadWords {
     pub watched: usize,
     ranks: [u8; 4],
     pub busy: u16,
+    pub slice: AtomicU8,
+    pub asking: AtomicU8,
 }
 
 /// How a thread reaches the slabs.

@@ -10,7 +10,7 @@ use crate::front::{cpu_cache, remote, take_in};
 use crate::middle::{central_free_list, transfer_cache, whole};
 use crate::os::output::Output;
 use crate::os::thread::Inside;
-use crate::os::{lock, refusal, rseq, sys};
+use crate::os::{lock, refusal, rseq, slice, sys};
 use crate::size_class::{self, info};
 use crate::units::{Cid, ClassId, PAGE_BYTES};
 use crate::watch::counters;
@@ -57,6 +57,11 @@ pub struct Stats {
     pub reason: &'static str,
     /// The C library's `__rseq_size`, or our registration's length; 0 for none.
     pub rseq_size: u32,
+    /// Time slice extensions: "on" in some thread, "offered" to threads that will
+    /// need them, or "off".
+    pub slices: &'static str,
+    /// Why they are off; else empty.
+    pub slices_reason: &'static str,
     /// What the application holds, rounded up to classes and pages.
     pub live_bytes: u64,
     /// The most that spans and large blocks ever took, cached objects included.
@@ -85,6 +90,13 @@ pub struct Stats {
     pub spans: u32,
     pub large_blocks: u32,
     pub threads_taken_in: u32,
+    /// Threads that have turned time slice extensions on.
+    pub slice_threads: u32,
+    /// Requests for one, see `os::slice`: granted ones were yielded or revoked.
+    pub slice_requests: u64,
+    pub slice_grants: u64,
+    pub slice_yields: u64,
+    pub slice_revocations: u64,
     /// System calls that failed, for whatever reason.
     pub refusals: u32,
     /// What MADV_DONTNEED leaves: "zeroes", "keeps", or "unknown" before its use.
@@ -101,6 +113,8 @@ impl Stats {
         abi_mode: "none",
         reason: "not initialised",
         rseq_size: 0,
+        slices: "off",
+        slices_reason: "not initialised",
         live_bytes: 0,
         peak_bytes: 0,
         allocations: None,
@@ -123,6 +137,11 @@ impl Stats {
         spans: 0,
         large_blocks: 0,
         threads_taken_in: 0,
+        slice_threads: 0,
+        slice_requests: 0,
+        slice_grants: 0,
+        slice_yields: 0,
+        slice_revocations: 0,
         refusals: 0,
         dontneed: "unknown",
         classes: [ClassStats {
@@ -170,10 +189,32 @@ impl Stats {
             _ => "legacy",
         };
         self.reason = process.reason;
+        (self.slices, self.slices_reason) = self.slices(process);
         if process.config.count {
             self.allocations = Some(counters::ALLOCATIONS.load(Relaxed));
             self.frees = Some(counters::FREES.load(Relaxed));
         }
+    }
+
+    fn slices(&self, process: &Process) -> (&'static str, &'static str) {
+        let mode = match process.slices() {
+            Ok(mode) => mode,
+            Err(why) => return ("off", why),
+        };
+        let why_not = match slice::is_offered() {
+            None => "this thread is not registered yet",
+            Some(true) => match slice::refused() {
+                _ if slice::THREADS.load(Relaxed) > 0 => return ("on", ""),
+                _ if mode == slice::Mode::Count => "CIDALLOC_SLICE=count",
+                0 => return ("offered", ""),
+                _ => "the kernel refuses to turn them on",
+            },
+            Some(false) if (self.rseq_size as usize) < process.kernel.feature_bytes => {
+                "the registration is not of the kernel's whole length (V2)"
+            }
+            Some(false) => "the kernel is built without them, or started with rseq_slice_ext=0",
+        };
+        ("off", why_not)
     }
 
     /// The counters. Relaxed: each is a number of its own.
@@ -185,6 +226,11 @@ impl Stats {
         self.lock_waits = u64::from(lock::WAITS.load(Relaxed));
         self.stops = u64::from(remote::STOPS.load(Relaxed));
         self.threads_taken_in = take_in::TAKEN_IN.load(Relaxed);
+        self.slice_threads = slice::THREADS.load(Relaxed);
+        self.slice_requests = slice::REQUESTED.load(Relaxed);
+        self.slice_grants = slice::GRANTED.load(Relaxed);
+        self.slice_yields = slice::YIELDED.load(Relaxed);
+        self.slice_revocations = slice::REVOKED.load(Relaxed);
         self.refusals = refusal::failures();
     }
 
@@ -258,7 +304,7 @@ impl Stats {
 
     /// Every number with its name and unit, in the order in which both forms
     /// show them.
-    fn numbers(&self) -> [(&'static str, Option<u64>); 25] {
+    fn numbers(&self) -> [(&'static str, Option<u64>); 30] {
         let some = |n: u32| Some(u64::from(n));
         [
             ("live_bytes", Some(self.live_bytes)),
@@ -283,6 +329,11 @@ impl Stats {
             ("spans", some(self.spans)),
             ("large_blocks", some(self.large_blocks)),
             ("threads_taken_in", some(self.threads_taken_in)),
+            ("slice_threads", some(self.slice_threads)),
+            ("slice_requests", Some(self.slice_requests)),
+            ("slice_grants", Some(self.slice_grants)),
+            ("slice_yields", Some(self.slice_yields)),
+            ("slice_revocations", Some(self.slice_revocations)),
             ("rseq_size", some(self.rseq_size)),
             ("refusals", some(self.refusals)),
             ("pid", some(self.pid)),
@@ -297,6 +348,11 @@ impl Stats {
         }
         if !self.reason.is_empty() {
             write!(out, " ({})", self.reason)?;
+        }
+        writeln!(out)?;
+        write!(out, "{:>20} {}", "slices", self.slices)?;
+        if !self.slices_reason.is_empty() {
+            write!(out, " ({})", self.slices_reason)?;
         }
         writeln!(out)?;
         for (name, value) in self.numbers() {
@@ -338,6 +394,8 @@ impl Stats {
             ("abi_mode", self.abi_mode),
             ("reason", self.reason),
             ("dontneed", self.dontneed),
+            ("slices", self.slices),
+            ("slices_reason", self.slices_reason),
         ] {
             write!(out, ",\"{name}\":\"{value}\"")?;
         }

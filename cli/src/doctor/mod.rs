@@ -51,6 +51,11 @@ pub struct Allocator {
     pub refused: Vec<String>,
     /// What MADV_DONTNEED leaves of memory: "zeroes", or "keeps".
     pub dontneed: String,
+    /// Time slice extensions in this process: "on", "offered" to threads once they need
+    /// them, or "off".
+    pub slices: String,
+    /// The allocator's reason why they are off; else empty.
+    pub slices_reason: String,
     pub live_bytes: u64,
     pub peak_bytes: u64,
     pub mapped_bytes: u64,
@@ -102,7 +107,7 @@ impl Report {
         allocator_fallbacks(&own, &rseq, &mut fallbacks);
         rseq.fallbacks(&libc, &mut fallbacks);
         aborts.fallbacks(&mut fallbacks);
-        slice_extension.fallbacks(&mut fallbacks);
+        slice_extension.fallbacks(&own, &mut fallbacks);
         membarrier.fallbacks(&mut fallbacks);
         memory.fallbacks(&mut fallbacks);
         Report {
@@ -132,6 +137,8 @@ impl From<Statistics> for Allocator {
             rseq_size: own.rseq_size,
             refused: own.refused.split_whitespace().map(str::to_owned).collect(),
             dontneed: own.dontneed,
+            slices: own.slices,
+            slices_reason: own.slices_reason,
             live_bytes: own.live_bytes,
             peak_bytes: own.peak_bytes,
             mapped_bytes: own.mapped_bytes,

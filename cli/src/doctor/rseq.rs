@@ -221,12 +221,17 @@ impl SliceExtension {
         }
     }
 
-    pub fn fallbacks(&self, fallbacks: &mut Vec<Fallback>) {
-        if !self.reason.is_empty() {
+    /// They can be had and the allocator goes without, or they cannot.
+    pub fn fallbacks(&self, own: &Statistics, fallbacks: &mut Vec<Fallback>) {
+        let why = match self.reason {
+            "" => own.slices_reason.as_str(),
+            reason => reason,
+        };
+        if !why.is_empty() {
             fallbacks.push(Fallback {
                 what: "slice_extension",
                 in_force: "off".into(),
-                reason: self.reason.into(),
+                reason: why.into(),
             });
         }
     }

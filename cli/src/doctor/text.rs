@@ -46,6 +46,7 @@ fn allocator(page: &mut Page, report: &Report) {
         page.fact("refused", own.refused.join(", "));
     }
     page.fact("MADV_DONTNEED", &own.dontneed);
+    page.fact("time slices", with_reason(&own.slices, &own.slices_reason));
     page.fact("mapped", format_args!("{} in this process", bytes(own.mapped_bytes)));
 }
 
