@@ -2,8 +2,13 @@
 //! cidalloc with other allocators.
 
 mod bench;
+mod commands;
+mod places;
 
 use clap::{Parser, Subcommand};
+
+/// What may go wrong is told to a person and never handled.
+type Result<T> = std::result::Result<T, String>;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Commands of the project that are no tests")]

@@ -9,7 +9,6 @@
 
 mod allocators;
 mod calls;
-mod commands;
 mod disturbance;
 mod goals;
 mod machine;
@@ -24,13 +23,12 @@ mod statistics;
 mod tables;
 mod workloads;
 
+use crate::places::{root, target};
+use crate::{Result, commands};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// What may go wrong is told to a person and never handled.
-pub type Result<T> = std::result::Result<T, String>;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -69,19 +67,6 @@ const CALLS: &str = "calls";
 
 /// Rounds in which workloads idle.
 const IDLE_ROUNDS: usize = 3;
-
-/// The repository's root.
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository")
-}
-
-/// Where cargo builds.
-fn target() -> PathBuf {
-    match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(dir) => root().join(dir),
-        None => root().join("target"),
-    }
-}
 
 /// Where sources and libraries of the peers are kept between comparisons.
 fn cache() -> Result<PathBuf> {

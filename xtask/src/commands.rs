@@ -1,6 +1,7 @@
 //! Other programs, run for what they do or say.
 
-use super::{Result, root};
+use crate::Result;
+use crate::places::root;
 use std::process::{Command, Stdio};
 
 /// Runs it in the repository, if it names no other directory; on failure the end
