@@ -1,9 +1,11 @@
 //! Commands of the project that are no tests: `cargo xtask bench` compares
-//! cidalloc with other allocators.
+//! cidalloc with other allocators, `cargo xtask vm` boots kernels and runs
+//! commands in them.
 
 mod bench;
 mod commands;
 mod places;
+mod vm;
 
 use clap::{Parser, Subcommand};
 
@@ -21,14 +23,20 @@ struct Arguments {
 enum Command {
     /// Compare time and memory with other allocators; writes docs/bench/
     Bench(bench::Options),
+    /// Boot kernels under QEMU and run commands in them
+    Vm(vm::Options),
 }
 
 fn main() {
     let done = match Arguments::parse().command {
-        Command::Bench(options) => bench::run(&options),
+        Command::Bench(options) => bench::run(&options).map(|()| 0),
+        Command::Vm(options) => vm::run(&options),
     };
-    if let Err(why) = done {
-        eprintln!("xtask: {why}");
-        std::process::exit(1);
+    match done {
+        Ok(status) => std::process::exit(status),
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            std::process::exit(1);
+        }
     }
 }
