@@ -5,9 +5,7 @@
 # The compiler is Debian's rustc-web, with std for aarch64 out of the package
 # of the same version, unpacked into the cache and never installed.
 #
-#   CIDALLOC_TEST_CACHE             keeps std and package lists; default ~/.cache/cidalloc
-#   CIDALLOC_TEST_VMRUN             a program that boots a kernel and runs a command in it:
-#                              vmrun --kernel K --arch aarch64 --libc V --share DIR -- CMD
+#   CIDALLOC_TEST_CACHE             keeps std, package lists, kernels; default ~/.cache/cidalloc
 #   CIDALLOC_TEST_AARCH64_KERNELS   the kernels to boot; default "7.2"
 set -u
 cd "$(dirname "$(readlink -f "$0")")/.." || exit
@@ -18,7 +16,6 @@ libc=/usr/$cross
 cache=${CIDALLOC_TEST_CACHE:-$HOME/.cache/cidalloc}
 target=${CARGO_TARGET_DIR:-$PWD/target}/aarch64
 kernels=${CIDALLOC_TEST_AARCH64_KERNELS:-7.2}
-vmrun=${CIDALLOC_TEST_VMRUN-../shared/tools/vmrun}
 stage=$target/stage
 failed=0
 
@@ -213,7 +210,7 @@ run_in_qemu() {
 }
 
 run_in_kernel() { # KERNEL
-	local kernel=$1
+	local kernel=$1 log=$target/vm.log status
 	{
 		echo '#!/bin/sh'
 		declare -f step mode_is rules kernel_steps
@@ -222,11 +219,14 @@ run_in_kernel() { # KERNEL
 		echo "where='kernel $kernel'; mkdir -p '$target/$triple/tmp'; kernel_steps; echo finished"
 	} >"$stage/steps"
 	chmod +x "$stage/steps"
-	"$vmrun" --kernel "$kernel" --arch aarch64 --libc 2.41 --mem 2G --timeout 1500 --share "$stage" -- ./steps 2>"$target/vmrun.log" |
-		tee "$target/steps" | grep --line-buffered -v '^finished$'
-	if ! grep -q '^finished$' "$target/steps"; then
-		result FAIL "kernel $kernel: it ended early"
-		tail -n 40 "$target/vmrun.log" | sed 's/^/  /'
+	cargo xtask vm boot --kernel "$kernel" --arch aarch64 --libc 2.41 --memory 2G --timeout 1500 \
+		--share "$stage" -- ./steps 2>"$log" | tee "$target/steps" | grep --line-buffered -v '^finished$'
+	status=${PIPESTATUS[0]}
+	if [ "$status" = 77 ]; then
+		result skip "kernel $kernel: NOT RUN, so never with rseq" "$(tail -n 1 "$log")"
+	elif ! grep -q '^finished$' "$target/steps"; then
+		result FAIL "kernel $kernel: it ended early, status $status"
+		tail -n 40 "$log" | sed 's/^/  /'
 	fi
 	! grep -q ^FAIL "$target/steps" || failed=1
 }
@@ -262,11 +262,7 @@ build "fast paths are as recorded" fast_path
 
 run_in_qemu
 
-if [ -x "$vmrun" ]; then
-	for kernel in $kernels; do
-		run_in_kernel "$kernel"
-	done
-else
-	result skip "NOT RUN in any kernel, so never with rseq" "no vmrun; name it in CIDALLOC_TEST_VMRUN"
-fi
+for kernel in $kernels; do
+	run_in_kernel "$kernel"
+done
 exit $failed
