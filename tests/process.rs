@@ -16,6 +16,8 @@ mod deepbind;
 mod life;
 #[path = "process/loading.rs"]
 mod loading;
+#[path = "process/other_user.rs"]
+mod other_user;
 #[path = "process/peaks.rs"]
 mod peaks;
 #[path = "process/returns.rs"]
