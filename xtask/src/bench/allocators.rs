@@ -342,8 +342,16 @@ fn library(cache: &Path, peer: &Peer) -> Result<(PathBuf, String)> {
     Ok((file, note))
 }
 
+/// google's tcmalloc, built if it is not in the cache, and its version.
+pub fn tcmalloc(cache: &Path) -> Result<(PathBuf, String)> {
+    let peer = PEERS.iter().find(|peer| peer.name == "tcmalloc").ok_or("no such peer")?;
+    let version = CRATES.iter().find(|(name, _)| Some(*name) == peer.source);
+    let (name, version) = version.ok_or("it is no crate")?;
+    Ok((library(cache, peer)?.0, format!("{name} {version}")))
+}
+
 /// The unpacked source of a crate, in cargo's own registry.
-fn source(cache: &Path, name: &str, version: &str) -> Result<PathBuf> {
+pub fn source(cache: &Path, name: &str, version: &str) -> Result<PathBuf> {
     let project = cache.join("sources").join(name);
     fs::create_dir_all(project.join("src")).map_err(|e| e.to_string())?;
     let manifest = format!(

@@ -81,6 +81,17 @@ fn cache() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// google's tcmalloc as a library to preload, built if it is not in the cache, and
+/// its version.
+pub fn tcmalloc() -> Result<(PathBuf, String)> {
+    allocators::tcmalloc(&cache()?)
+}
+
+/// The unpacked source of a crate.
+pub fn crate_source(name: &str, version: &str) -> Result<PathBuf> {
+    allocators::source(&cache()?, name, version)
+}
+
 /// Until it is dropped, no other comparison builds or measures what is in `cache`.
 fn locked(cache: &Path) -> Result<File> {
     let path = cache.join("lock");

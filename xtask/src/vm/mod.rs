@@ -6,9 +6,13 @@
 //! `initramfs` (what the guest sees). `packages` fetches Debian's packages, `cache`
 //! keeps what was made of them. Nothing is installed, except, as root, the tools that
 //! build a kernel.
+//!
+//! `matrix` runs the `cells` that the project promises to be right in: `payload` builds
+//! what they are given, `steps` says what runs there and judges it, `report` tells.
 
 mod boot;
 mod cache;
+mod cells;
 mod emulator;
 mod guest;
 mod image;
@@ -16,9 +20,13 @@ mod initramfs;
 mod kernels;
 mod libraries;
 mod machine;
+mod matrix;
 mod packages;
+mod payload;
 mod prepare;
+mod report;
 mod slice_kernel;
+mod steps;
 mod transcript;
 
 use crate::Result;
@@ -32,9 +40,8 @@ pub struct Options {
     /// Download and build everything that is not in the cache yet; run nothing
     #[arg(long)]
     prepare: bool,
-    // The options of the matrix, which is what is done without a subcommand:
-    // #[command(flatten)]
-    // matrix: matrix::Options,
+    #[command(flatten)]
+    matrix: matrix::Options,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -51,8 +58,7 @@ pub fn run(options: &Options) -> Result<i32> {
     match &options.action {
         Some(Action::Boot(options)) => boot::run(options),
         None if options.prepare => fill_cache(),
-        // The matrix: matrix::run(&options.matrix)
-        None => Err("say --prepare or boot".into()),
+        None => matrix::run(&options.matrix),
     }
 }
 

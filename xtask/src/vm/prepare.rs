@@ -1,6 +1,7 @@
 //! `cargo xtask vm --prepare`: everything that guests are made of, into the cache.
 
 use super::cache::Cache;
+use super::cells::{CELLS, Cell};
 use super::guest::Arch;
 use super::{emulator, initramfs, kernels, libraries, slice_kernel};
 use crate::Result;
@@ -37,6 +38,17 @@ pub fn all() -> Vec<String> {
     for (series, arch) in series {
         let kernel = kernels::obtain(&cache, series, arch);
         note(format!("kernel {series} for {}", arch.name()), kernel.map(|kernel| kernel.package));
+    }
+    // Programs of Debian's, which the matrix runs.
+    let mut noted = Vec::new();
+    for guest in CELLS.iter().map(Cell::guest).filter(|guest| !guest.packages.is_empty()) {
+        let Some(version) = &guest.libc else { continue };
+        let what = format!("programs on glibc {version} for {}", guest.arch.name());
+        if !noted.contains(&what) {
+            let libraries = libraries::obtain(&cache, version, guest.arch, &guest.packages);
+            note(what.clone(), libraries.map(shown));
+            noted.push(what);
+        }
     }
     missing
 }
