@@ -1,7 +1,7 @@
 //! Scenes: what many threads do at once, in bad weather, to each other's blocks.
 
 use crate::blocks::{Block, Random};
-use crate::weather::{Exposed, storm};
+use crate::weather::{Exposed, Weather, storm};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -139,8 +139,10 @@ pub fn play(part: Part, threads: usize, time: Duration) -> u64 {
             })
             .collect();
         all.push(scope.spawn(|| storm(&scene.stop)));
-        let end = Instant::now() + time;
-        while Instant::now() < end && !all.iter().any(|t| t.is_finished()) {
+        let (end, weather) = (Instant::now() + time, Weather::now());
+        while (Instant::now() < end || !weather.was_enough())
+            && !all.iter().any(|t| t.is_finished())
+        {
             std::thread::sleep(Duration::from_millis(5));
         }
         scene.stop.store(true, Relaxed);

@@ -9,6 +9,26 @@ use std::time::Duration;
 pub static SIGNALS: AtomicUsize = AtomicUsize::new(0);
 pub static MOVES: AtomicUsize = AtomicUsize::new(0);
 
+/// What there had been when a scene began.
+pub struct Weather {
+    signals: usize,
+    moves: usize,
+}
+
+impl Weather {
+    pub fn now() -> Weather {
+        Weather { signals: SIGNALS.load(Relaxed), moves: MOVES.load(Relaxed) }
+    }
+
+    /// A slow machine gets the time it needs.
+    pub fn was_enough(&self) -> bool {
+        const ENOUGH: usize = 30;
+        let now = Weather::now();
+        let can_move = cpus().len() > 1;
+        now.signals >= self.signals + ENOUGH && (!can_move || now.moves >= self.moves + ENOUGH)
+    }
+}
+
 extern "C" fn on_signal(_: i32) {
     SIGNALS.fetch_add(1, Relaxed);
 }
