@@ -248,6 +248,7 @@ impl Guest {
         let mut deadline = started + self.timeout;
         let mut wall = None;
         let mut end = End::Died;
+        let mut is_single = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match pieces.recv_timeout(left) {
@@ -259,6 +260,12 @@ impl Guest {
                     break;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
+            }
+            // From the first word of the command to its last.
+            let is_running = transcript.stage() == Stage::Running;
+            if machine::is_single(self) && is_single != is_running {
+                machine::single(work, is_running)?;
+                is_single = is_running;
             }
             if let Stage::Ended(status) | Stage::Off(status) = transcript.stage() {
                 end = End::Exit(status);

@@ -9,11 +9,13 @@ use super::guest::{Arch, Guest};
 use super::kernels::Kernel;
 use crate::Result;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
+use std::time::Duration;
 
 /// The words after QEMU's name. What the kernel says on its console goes to a file.
 pub fn arguments(guest: &Guest, kernel: &Kernel, initrd: &Path, console: &Path) -> Vec<String> {
@@ -57,8 +59,14 @@ pub fn arguments(guest: &Guest, kernel: &Kernel, initrd: &Path, console: &Path) 
     if has_kvm {
         add("-accel", "kvm".into());
     } else {
-        let each = if guest.one_insn { ",one-insn-per-tb=on" } else { "" };
-        add("-accel", format!("tcg,thread=multi,tb-size=512{each}"));
+        add("-accel", "tcg,thread=multi,tb-size=512".into());
+    }
+    if is_single(guest) {
+        // `single` is told to it when the guest has booted.
+        let path = console.with_file_name(MONITOR);
+        let socket = format!("socket,id=monitor,path={},server=on,wait=off", path.display());
+        add("-chardev", socket);
+        add("-mon", "chardev=monitor,mode=readline".into());
     }
     add("-smp", guest.cpus.to_string());
     add("-m", guest.memory_mib.to_string());
@@ -113,6 +121,40 @@ fn has_kvm(arch: Arch) -> bool {
     };
     Arch::of_host() == Some(arch) && is_of_hardware && is_open()
 }
+
+/// The socket of QEMU's monitor, in the guest's directory.
+const MONITOR: &str = "monitor";
+
+/// Whether the guest's command is emulated by single instructions.
+pub fn is_single(guest: &Guest) -> bool {
+    guest.one_insn && !has_kvm(guest.arch)
+}
+
+/// Switches emulation by single instructions on or off: a boot would take minutes.
+pub fn single(directory: &Path, is_on: bool) -> Result<()> {
+    let failed = |e: io::Error| format!("QEMU's monitor: {e}");
+    let mut monitor = UnixStream::connect(directory.join(MONITOR)).map_err(failed)?;
+    monitor.set_read_timeout(Some(MONITOR_PATIENCE)).map_err(failed)?;
+    let command = if is_on { "one-insn-per-tb on" } else { "one-insn-per-tb off" };
+    monitor.write_all(format!("{command}\n").as_bytes()).map_err(failed)?;
+    // Two prompts: before the command and after it. What it says between them is wrong.
+    let mut said = Vec::new();
+    let mut buffer = [0; 4096];
+    while said.windows(PROMPT.len()).filter(|w| *w == PROMPT.as_bytes()).count() < 2 {
+        match monitor.read(&mut buffer).map_err(failed)? {
+            0 => return Err("QEMU's monitor was closed".into()),
+            n => said.extend_from_slice(&buffer[..n]),
+        }
+    }
+    let said = String::from_utf8_lossy(&said);
+    match said.contains("unknown command") || said.contains("Error") {
+        true => Err(format!("QEMU cannot emulate by single instructions: {said}")),
+        false => Ok(()),
+    }
+}
+
+const PROMPT: &str = "(qemu) ";
+const MONITOR_PATIENCE: Duration = Duration::from_secs(60);
 
 /// QEMU; dropped, it is killed.
 pub struct Running(Child);
