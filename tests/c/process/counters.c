@@ -28,7 +28,8 @@ static struct cpu {
     struct node *nodes;
 } __attribute__((aligned(128))) cpus[CPUS];
 
-static unsigned long fallback_count, made, aborted, elsewhere, in_handlers, pushed, popped;
+static unsigned long fallback_count, made, aborted, elsewhere, pushed, popped;
+static volatile unsigned long in_handlers;
 static struct node *fallback_nodes;
 static pthread_mutex_t fallback_lock = PTHREAD_MUTEX_INITIALIZER;
 static int planted;
@@ -220,7 +221,7 @@ int main(int argc, char **argv) {
     double seconds = argc > 1 ? atof(argv[1]) : 1;
     int threads = argc > 2 ? atoi(argv[2]) : 16;
     planted = argc > 3 && !strcmp(argv[3], "planted");
-    begin((unsigned)seconds + 110);
+    begin((unsigned)seconds + 500);
     REQUIRE(threads > 0 && threads <= MOST);
     struct sigaction action = {.sa_handler = in_handler, .sa_flags = SA_RESTART};
     REQUIRE(!sigaction(SIGUSR1, &action, NULL));
@@ -230,7 +231,8 @@ int main(int argc, char **argv) {
     pthread_t all[MOST];
     for (long i = 0; i < threads; i++) REQUIRE(!pthread_create(&all[i], NULL, work, (void *)(i + 1)));
     unsigned long random = 7, signals = 0;
-    for (double end = now_s() + seconds; now_s() < end;) {
+    /* A slow machine gets the time it needs. */
+    for (double end = now_s() + seconds; now_s() < end || signals < 50 || in_handlers < 20;) {
         pthread_t hit = all[next_random(&random) % (unsigned long)threads];
         REQUIRE(!pthread_kill(hit, SIGUSR1));
         signals++;
@@ -260,7 +262,7 @@ int main(int argc, char **argv) {
                (long)(pushed - popped - left), pushed);
         return 3;
     }
-    REQUIRE(due > 1000 && pushed > 50 && signals > 10 && in_handlers > 0);
+    REQUIRE(due > 1000 && pushed > 50);
     printf("ok %lu increments on %d CPUs, %lu unregistered, %lu in handlers, %lu blocks, %lu aborted, %lu elsewhere\n",
            due, used, fallback_count, in_handlers, pushed, aborted, elsewhere);
     return 0;
