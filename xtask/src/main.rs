@@ -5,6 +5,7 @@
 mod bench;
 mod commands;
 mod places;
+mod slice;
 mod vm;
 
 use clap::{Parser, Subcommand};
@@ -25,12 +26,15 @@ enum Command {
     Bench(bench::Options),
     /// Boot kernels under QEMU and run commands in them
     Vm(vm::Options),
+    /// Compare time slice extensions with none, in a guest; writes docs/slice.md
+    Slice(slice::Options),
 }
 
 fn main() {
     let done = match Arguments::parse().command {
         Command::Bench(options) => bench::run(&options).map(|()| 0),
         Command::Vm(options) => vm::run(&options),
+        Command::Slice(options) => slice::run(&options),
     };
     match done {
         Ok(status) => std::process::exit(status),

@@ -34,6 +34,9 @@ pub struct Options {
     /// Emulated, let interrupts fall between any two instructions (60 to 100 times slower)
     #[arg(long)]
     one_insn: bool,
+    /// Emulated, the guest's clock counts its instructions, one a nanosecond
+    #[arg(long)]
+    counted: bool,
     /// A directory copied to the same path; the first is the working directory (repeatable)
     #[arg(long, value_name = "DIR")]
     share: Vec<PathBuf>,
@@ -68,6 +71,7 @@ pub fn run(options: &Options) -> Result<i32> {
         nodes: options.numa,
         parameters: options.append.split_whitespace().map(str::to_owned).collect(),
         one_insn: options.one_insn,
+        counted: options.counted,
         timeout: Duration::from_secs(options.timeout),
         environment: options.env.clone(),
         shares: options.share.clone(),

@@ -71,6 +71,9 @@ pub struct Guest {
     pub parameters: Vec<String>,
     /// Emulated, interrupts fall between any two instructions.
     pub one_insn: bool,
+    /// Emulated, and its clock counts its instructions, one a nanosecond: what it
+    /// measures does not depend on what else the host does. Its CPUs take turns.
+    pub counted: bool,
     /// From the start of QEMU to the command's end.
     pub timeout: Duration,
     pub environment: Vec<(String, String)>,
@@ -93,6 +96,7 @@ impl Default for Guest {
             nodes: 1,
             parameters: Vec::new(),
             one_insn: false,
+            counted: false,
             timeout: Duration::from_secs(300),
             environment: Vec::new(),
             shares: Vec::new(),

@@ -14,7 +14,7 @@ mod boot;
 mod cache;
 mod cells;
 mod emulator;
-mod guest;
+pub mod guest;
 mod image;
 mod initramfs;
 mod kernels;
