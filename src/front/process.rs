@@ -123,6 +123,7 @@ impl Process {
     pub fn is_v2(&self) -> bool {
         self.kernel.is_v2(self.registered_bytes())
     }
+
     /// How threads ask for longer time slices, if theirs are offered any; else why
     /// they do not.
     pub fn slices(&self) -> Result<slice::Mode, &'static str> {

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 #[derive(clap::Args)]
 #[group(id = "matrix")]
 pub struct Options {
-    /// The cells that continuous integration runs
+    /// The cells that differ most
     #[arg(long)]
     short: bool,
     /// Only cells whose name contains PATTERN (repeatable)
