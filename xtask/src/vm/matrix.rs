@@ -7,7 +7,8 @@
 use super::cells::{self, CELLS, Cell, MACHINE};
 use super::guest::{self, End};
 use super::payload::{self, Payload};
-use super::steps::{self, Done, Step};
+use super::steps::{self, Step};
+use super::verdicts::{self, Done};
 use super::{SKIPPED, report};
 use crate::Result;
 use crate::commands::text;
@@ -121,7 +122,7 @@ fn machine() -> Option<Cell> {
 fn list(cells: &[Cell]) {
     for cell in cells {
         let short = if cell.short { "short" } else { "" };
-        println!("{:58} {short:6} {}", cell.name(), steps::summary(&cell.expected));
+        println!("{:58} {short:6} {}", cell.name(), verdicts::summary(&cell.expected));
     }
 }
 
@@ -167,7 +168,7 @@ fn run_cell(cell: &Cell, payload: &Payload) -> Row {
         // QEMU could not be started: nothing is known of the cell.
         Err(why) => return skipped(why),
     };
-    let row = row(end, steps::judge(&steps, &output), kernel_log);
+    let row = row(end, verdicts::judge(&steps, &output), kernel_log);
     for done in row.steps.iter().filter(|done| !done.is_right) {
         eprintln!("  FAIL {}: {}", done.name, done.said);
     }

@@ -8,7 +8,7 @@
 //! build a kernel.
 //!
 //! `matrix` runs the `cells` that the project promises to be right in: `payload` builds
-//! what they are given, `steps` says what runs there and judges it, `report` tells.
+//! what they are given, `steps` says what runs there, `verdicts` judges it, `report` tells.
 
 mod boot;
 mod cache;
@@ -28,6 +28,7 @@ mod report;
 mod slice_kernel;
 mod steps;
 mod transcript;
+mod verdicts;
 
 use crate::Result;
 

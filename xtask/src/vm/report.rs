@@ -4,7 +4,8 @@
 use super::cells::{Libc, MACHINE};
 use super::matrix::{Ended, Row};
 use super::payload::Payload;
-use super::steps::{self, Column, Done};
+use super::steps::{self, Column};
+use super::verdicts::{self, Done};
 use crate::Result;
 use crate::commands::text;
 use std::fmt::Write;
@@ -195,8 +196,8 @@ fn versions(page: &mut String, rows: &[Row]) {
         }
     };
     for row in rows {
-        let Some(release) = steps::release(surroundings(row)) else { continue };
-        let package = match steps::package(surroundings(row)) {
+        let Some(release) = verdicts::release(surroundings(row)) else { continue };
+        let package = match verdicts::package(surroundings(row)) {
             Some(version) => format!("Debian {version}"),
             None if row.cell.kernel == MACHINE => String::new(),
             None => "built from Debian's linux-source".into(),
@@ -206,7 +207,7 @@ fn versions(page: &mut String, rows: &[Row]) {
     }
     page.push_str("\n| C library | version |\n|---|---|\n");
     for row in rows {
-        let Some(version) = steps::libc_version(surroundings(row)) else { continue };
+        let Some(version) = verdicts::libc_version(surroundings(row)) else { continue };
         if row.cell.kernel != MACHINE {
             tell(
                 page,
