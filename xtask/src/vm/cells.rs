@@ -260,6 +260,13 @@ impl Cell {
         name
     }
 
+    /// With `CIDALLOC_RSEQ=take`, where that makes the difference between legacy and V2.
+    pub fn expected_taken(&self) -> Option<Expected> {
+        let is_reached = self.expected.abi == "legacy" && self.expected_own.abi == "V2";
+        let taken = Expected { registration: "taken", registered_by: "taken", ..self.expected_own };
+        is_reached.then_some(taken)
+    }
+
     /// Whether the kernel knows `rseq_debug=1`, which kills whoever breaks the ABI.
     pub fn is_strict(&self) -> bool {
         self.kernel != MACHINE && version(self.kernel) >= Some((6, 19))
@@ -351,6 +358,15 @@ mod tests {
         assert!(has(X, "7.2", G41, false) && has(X, "7.2", G41, true));
         assert!(has(X, "7.2-slice", G41, false) && has(X, "6.1", G41, false));
         assert!(has(A, "7.2", G41, false) && has(A, "7.2", G41, true));
+    }
+
+    #[test]
+    fn registrations_are_taken_over_where_that_reaches_v2() {
+        let taken = |cell: &Cell| cell.expected_taken().map(|e| (e.length, e.abi));
+        for cell in CELLS {
+            let is_due = cell.libc == G36 && version(cell.kernel) >= Some((7, 0));
+            assert_eq!(taken(cell), is_due.then_some((33, "V2")), "{}", cell.name());
+        }
     }
 
     #[test]

@@ -30,8 +30,12 @@ pub struct Payload {
 const ARCHES: [Arch; 2] = [Arch::X86_64, Arch::Aarch64];
 
 /// In C: name, sources below tests/c.
-const PROGRAMS: [(&str, &str); 3] =
-    [("soak", "soak.c"), ("twice", "process/twice.c"), ("counters", "process/counters.c")];
+const PROGRAMS: [(&str, &str); 4] = [
+    ("soak", "soak.c"),
+    ("twice", "process/twice.c"),
+    ("counters", "process/counters.c"),
+    ("preempted", "registration/preempted.c"),
+];
 /// These can do without glibc.
 const STATIC_PROGRAMS: [(&str, &str); 3] =
     [("soak", "soak.c"), ("twice", "process/twice.c"), ("forks", "process/forks.c")];
@@ -160,6 +164,10 @@ fn programs(arch: Arch, built: &Path) -> Result<PathBuf> {
     for (name, source) in PROGRAMS {
         compile(tool(arch, "gcc"), source, &stage.join(name), &["-ldl", "-Wl,-z,now"])?;
     }
+    // This one asks the library.
+    let at = stage.to_str().ok_or("the target directory's name is not UTF-8")?;
+    let linked = ["-L", at, "-lcidalloc", "-Wl,-rpath,$ORIGIN"];
+    compile(tool(arch, "gcc"), "registration/taken.c", &stage.join("taken"), &linked)?;
     for input in ["work.pl", "work.sql"] {
         copy(&inputs().join(input), &stage.join(input))?;
     }

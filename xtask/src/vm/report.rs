@@ -15,11 +15,12 @@ use std::process::Command;
 use std::time::Duration;
 
 /// The matrix's columns after those that name the cell.
-const COLUMNS: [(Column, &str); 6] = [
+const COLUMNS: [(Column, &str); 7] = [
     (Column::Doctor, "doctor"),
     (Column::Stress, "stress"),
     (Column::Soak, "soak"),
     (Column::Twice, "twice"),
+    (Column::Sections, "preempted sections"),
     (Column::OtherUser, "other rseq user"),
     (Column::Programs, "programs"),
 ];
@@ -125,10 +126,17 @@ what is not its own, in V2 and legacy mode alike.
   live blocks counted. Again with a registration of our own.
 - **twice**: `tests/c/process/twice.c`: no block is handed out while somebody holds it, and the
   caches of all CPUs are emptied again and again.
+- **preempted sections**: `tests/c/registration/preempted.c`, without the allocator: does the kernel
+  abort a section whose thread is preempted? On aarch64 6.19 it must be seen not to.
 - **other rseq user**: `tests/c/process/counters.c`: counters and lists per CPU in sections of its
   own, in the same threads and in signal handlers; every increment and block is there at the end.
+  `tests/c/registration/taken.c`: what such a user relies on, by itself, in threads, over fork and
+  exec.
 - **programs**: perl and sqlite3 of the Debian release that the C library is of; Lua with musl. The
   same output as without the library.
+
+Where glibc's registration keeps the kernel out of V2 (before glibc 2.41, from Linux 7.0 on), doctor,
+soak and the other user run once more with `CIDALLOC_RSEQ=take`.
 
 QEMU's emulator takes interrupts between blocks of instructions, so that most cells say nothing of
 a section interrupted in its middle. *Interrupted anywhere* makes each instruction a block. These
@@ -178,6 +186,7 @@ fn entry(row: &Row, column: Column) -> String {
         (true, ..) => String::new(),
         (_, false, _) => format!("**WRONG**: {}", wrong.join("; ")),
         (_, _, Column::Doctor) => reports(row).into(),
+        (_, _, Column::Sections) => of[0].said.clone(),
         (_, _, Column::Programs) => {
             let names = of.iter().filter(|done| !done.name.ends_with("as it is"));
             names.map(|done| done.name).collect::<Vec<_>>().join(", ")

@@ -16,6 +16,8 @@ pub enum Column {
     Stress,
     Soak,
     Twice,
+    /// Whether the kernel aborts what is preempted.
+    Sections,
     OtherUser,
     Programs,
     Tcmalloc,
@@ -37,6 +39,9 @@ pub const END: &str = "@@end ";
 const PRELOAD: &str = "LD_PRELOAD=$PWD/libcidalloc.so";
 const NO_RSEQ: &str = "GLIBC_TUNABLES=glibc.pthread.rseq=0";
 const TCMALLOC: &str = "LD_PRELOAD=$PWD/tcmalloc.so";
+/// What `soak` and `taken` say where all is right.
+const IS_SOUND: &[&str] = &["walks between phases", "soak: ok"];
+const BESIDE: &[&str] = &["ok beside", "ok exec"];
 const STRICT: &str = "/sys/kernel/debug/rseq/debug";
 
 /// The steps of a cell; under tcmalloc, too, if it is there.
@@ -94,12 +99,15 @@ impl Steps {
         let stress = "CIDALLOC_TEST_SECONDS=4 ./stress --exact child_scenes --ignored \
             --nocapture --test-threads=1";
         self.add(Column::Stress, "stress", stress.into(), Check::Says(&["1 passed", " moves"]));
-        let is_sound = || Check::Says(&["walks between phases", "soak: ok"]);
-        self.add(Column::Soak, "soak", format!("{PRELOAD} ./soak 5 1"), is_sound());
+        let soak = format!("{PRELOAD} ./soak 5 1");
+        self.add(Column::Soak, "soak", soak, Check::Says(IS_SOUND));
         let own = format!("{NO_RSEQ} {PRELOAD} ./soak 3 2");
-        self.add(Column::Soak, "soak, own registration", own, is_sound());
+        self.add(Column::Soak, "soak, own registration", own, Check::Says(IS_SOUND));
         self.twice(2, 16);
+        self.sections(cell);
         self.counters(3, 16);
+        self.beside(cell);
+        self.taken_over(cell);
         self.same("perl", "LC_ALL=C perl work.pl");
         self.same("sqlite3", "sqlite3 :memory: <work.sql");
     }
@@ -112,14 +120,14 @@ impl Steps {
         if cell.expected.mode == "locked" {
             // Sections that the allocator would use: the kernel's fault must show.
             let command = format!("CIDALLOC_RSEQ=libc {PRELOAD} ./twice 20 6");
-            self.add(Column::Twice, "twice, in spite of the kernel", command, Check::Finds);
+            self.add(Column::Twice, "twice, in spite of the kernel", command, Check::Finds(3));
             let counters = format!("{PRELOAD} ./counters 10 6");
             self.add(Column::OtherUser, "counters", counters, Check::Noted);
         } else {
             self.counters(10, 6);
             // What this cell could not see it could not clear.
             let planted = format!("{PRELOAD} ./counters 10 6 planted");
-            self.add(Column::OtherUser, "counters, a fault planted", planted, Check::Finds);
+            self.add(Column::OtherUser, "counters, a fault planted", planted, Check::Finds(3));
         }
     }
 
@@ -127,8 +135,7 @@ impl Steps {
         let command = "CIDALLOC_STATS=json:statistics.json ./twice 2 16 && cat statistics.json";
         let check = Check::Statistics(cell.expected);
         self.add(Column::Doctor, "statistics", command.into(), check);
-        let is_sound = Check::Says(&["walks between phases", "soak: ok"]);
-        self.add(Column::Soak, "soak", "./soak 5 1".into(), is_sound);
+        self.add(Column::Soak, "soak", "./soak 5 1".into(), Check::Says(IS_SOUND));
         self.add(Column::Stress, "forks", "./forks 16 2".into(), Check::Says(&["ok"]));
         self.add(Column::Twice, "twice", "./twice 2 16".into(), Check::Says(&["twice 0 of"]));
         let lua = |with: &str| format!("./lua{with} work.lua");
@@ -145,6 +152,50 @@ impl Steps {
         let command = format!("{PRELOAD} ./counters {seconds} {threads}");
         let is_right = Check::Says(&["ok ", " 0 unregistered,"]);
         self.add(Column::OtherUser, "counters", command, is_right);
+    }
+
+    /// Sections long enough to be preempted, without the allocator.
+    fn sections(&mut self, cell: &Cell) {
+        let aborts = |name, command: &str| match cell.expected.mode {
+            "locked" => (name, command.to_owned(), Check::Finds(1)),
+            _ => (name, command.to_owned(), Check::Says(&[" 0 lost"])),
+        };
+        let blind = "./preempted blind 600".to_owned();
+        for (name, command, check) in [
+            aborts("preempted", "./preempted 600"),
+            aborts("preempted, own registration", "./preempted own 600"),
+            // What a kernel that does not look would do.
+            ("preempted, not announced", blind, Check::Finds(1)),
+        ] {
+            self.add(Column::Sections, name, command, check);
+        }
+    }
+
+    /// The checks of another user on the C library's registration.
+    fn beside(&mut self, cell: &Cell) {
+        let check = match cell.expected.mode {
+            // The kernel serves no user of sections right.
+            "locked" => Check::Noted,
+            _ => Check::Says(BESIDE),
+        };
+        self.add(Column::OtherUser, "taken", "./taken".into(), check);
+    }
+
+    /// The same, and the allocator, where `CIDALLOC_RSEQ=take` reaches V2.
+    fn taken_over(&mut self, cell: &Cell) {
+        let Some(expected) = cell.expected_taken() else { return };
+        let take = |command: &str| format!("CIDALLOC_RSEQ=take {command}");
+        let ask = take("./cidalloc doctor --json");
+        self.add(Column::Doctor, "doctor, taken over", ask, Check::Doctor(expected));
+        let soak = take(&format!("{PRELOAD} ./soak 3 3"));
+        self.add(Column::Soak, "soak, taken over", soak, Check::Says(IS_SOUND));
+        let mut other = |name, command: &str, check| {
+            self.add(Column::OtherUser, name, take(command), check);
+        };
+        other("taken, taken over", "./taken", Check::Says(BESIDE));
+        // It finds no registration, and goes its way without.
+        let counters = format!("{PRELOAD} ./counters 3 16");
+        other("counters, taken over", &counters, Check::Says(&["ok "]));
     }
 
     /// A program of the system, as it is and on the library.
