@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 #[derive(clap::Args)]
 #[group(id = "matrix")]
 pub struct Options {
-    /// The cells that differ most
+    /// The cells that continuous integration runs
     #[arg(long)]
     short: bool,
     /// Only cells whose name contains PATTERN (repeatable)

@@ -110,8 +110,8 @@ const INTRODUCTION: &str = "\
 # Kernels and C libraries
 
 Every cell is a kernel booted under QEMU (the machine's own is not) in which the same programs run.
-`cargo xtask vm` runs all of them and writes this file, `--short` those that differ
-most, `--only PATTERN` some; `--prepare` fills the cache. A cell that is not right fails the
+`cargo xtask vm` runs all of them and writes this file, `--short` those of the continuous
+integration, `--only PATTERN` some; `--prepare` fills the cache. A cell that is not right fails the
 command. *Strict*: booted with `rseq_debug=1`, under which the kernel kills a process that writes
 what is not its own, in V2 and legacy mode alike.
 
