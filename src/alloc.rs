@@ -57,14 +57,15 @@ pub fn allocate_hit(size: usize) -> *mut u8 {
     }
 }
 
-/// A hit of the sizes below 1 KiB at a multiple of `align`, a power of two; null
-/// else.
+/// A hit of any class that has multiples of `align`, a power of two; null else, when
+/// one of `heap`'s must follow.
 #[inline(always)]
 pub fn allocate_aligned_hit(size: usize, align: usize) -> *mut u8 {
-    match size_class::class_of_aligned_fine(size, align) {
-        Some(class) => with_exposed_provenance_mut(sections::pop(slab::class_at(class))),
-        None => null_mut(),
+    let class = size_class::class_of_any_align(size, align);
+    if class == ClassId::NONE {
+        return null_mut();
     }
+    with_exposed_provenance_mut(sections::pop(slab::class_at(class)))
 }
 
 /// What follows when [`allocate_hit`] had nothing: a hit of the larger classes;

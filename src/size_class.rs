@@ -97,14 +97,23 @@ pub fn info(class: ClassId) -> &'static ClassInfo {
 /// The class for `size` bytes, or `ClassId::NONE` above [`MAX_BYTES`].
 #[inline(always)]
 pub fn class_of(size: usize) -> ClassId {
+    if size > MAX_BYTES {
+        return ClassId::NONE;
+    }
+    // SAFETY: just compared.
+    unsafe { class_within(size) }
+}
+
+/// # Safety
+/// `size` is at most [`MAX_BYTES`].
+#[inline(always)]
+unsafe fn class_within(size: usize) -> ClassId {
     let index = if size <= FINE_MAX_BYTES {
         (size + 7) >> 3
-    } else if size <= MAX_BYTES {
-        (size + 127 + ((FINE_MAX_BYTES / 8) << 7) - FINE_MAX_BYTES) >> 7
     } else {
-        return ClassId::NONE;
+        (size + 127 + ((FINE_MAX_BYTES / 8) << 7) - FINE_MAX_BYTES) >> 7
     };
-    // SAFETY: size <= MAX_BYTES, so `index` is within the table (asserted below).
+    // SAFETY: for such a size `index` is within the table (asserted below).
     ClassId(unsafe { *CLASS_OF.get_unchecked(index) })
 }
 
@@ -126,34 +135,35 @@ const _: () = assert!(
 #[inline]
 pub fn class_of_aligned(size: usize, align: usize) -> ClassId {
     if align <= 16 {
-        // Classes above 8 bytes are multiples of 16; 8 bytes at 16 need one.
+        // Shorter where the alignment is known to the compiler: classes above 8 bytes
+        // are multiples of 16; 8 bytes at 16 need one.
         let least = if align == 16 { 9 } else { 0 };
         return class_of(if size > least { size } else { least });
     }
+    class_of_any_align(size, align)
+}
+
+/// The same, for an alignment that is mostly above 16.
+#[inline(always)]
+pub fn class_of_any_align(size: usize, align: usize) -> ClassId {
     if align > PAGE_BYTES || size > MAX_BYTES {
         return ClassId::NONE;
     }
-    // A multiple of `align` at least: not above MAX_BYTES, itself a multiple.
-    let mut class = class_of(size.max(1).next_multiple_of(align));
-    while info(class).size_bytes as usize & (align - 1) != 0 {
+    // A multiple of `align` at least: not above MAX_BYTES, itself a multiple. For no
+    // bytes the first class of such a size follows, which is that of `align` bytes.
+    // SAFETY: so it is.
+    let mut class = unsafe { class_within((size + align - 1) & !(align - 1)) };
+    // SAFETY: a class of the table, of which the last one ends this (asserted below).
+    let size_of = |class: ClassId| unsafe { CLASSES.get_unchecked(class.index()) }.size_bytes;
+    while size_of(class) as usize & (align - 1) != 0 {
         class.0 += 1;
     }
     class
 }
 
-/// [`class_of_aligned`] where the table's fine part has it at once: as it mostly
-/// does.
-#[inline(always)]
-pub fn class_of_aligned_fine(size: usize, align: usize) -> Option<ClassId> {
-    // Both below: one comparison is enough, and the sum is right.
-    if size | align >= FINE_MAX_BYTES {
-        return None;
-    }
-    let class = class_of_fine((size + align - 1) & !(align - 1))?;
-    // SAFETY: a class of the table.
-    let info = unsafe { CLASSES.get_unchecked(class.index()) };
-    (info.size_bytes as usize & (align - 1) == 0).then_some(class)
-}
+const _: () = assert!(
+    CLASSES[CLASSES.len() - 1].size_bytes as usize == MAX_BYTES && MAX_BYTES % PAGE_BYTES == 0
+);
 
 /// The alignment that every object of a class has, in bytes.
 pub fn align_of(class: ClassId) -> usize {
@@ -185,6 +195,7 @@ mod tests {
             for size in (0..=MAX_BYTES).step_by(7 * STEP) {
                 let class = class_of_aligned(size, align);
                 let bytes = info(class).size_bytes as usize;
+                assert_eq!(class_of_any_align(size, align), class, "{size} at {align}");
                 assert!(bytes >= size && bytes % align == 0, "{size} at {align} got {bytes}");
             }
         }

@@ -115,17 +115,26 @@ pub unsafe extern "C" fn reallocarray(ptr: *mut c_void, count: usize, size: usiz
 /// C17: any power of two; the size need not be a multiple of it.
 #[unsafe(no_mangle)]
 pub extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
-    if !align.is_power_of_two() {
-        return fail(libc::EINVAL);
-    }
-    match alloc::allocate_aligned_hit(size, align) {
-        hit if hit.is_null() => aligned_rest(size, align),
+    match aligned_hit(size, align) {
+        hit if hit.is_null() => aligned_miss(size, align),
         hit => hit.cast(),
     }
 }
 
+/// A hit, if `align` is a power of two; else null.
+#[inline(always)]
+pub fn aligned_hit(size: usize, align: usize) -> *mut u8 {
+    match align.is_power_of_two() {
+        true => alloc::allocate_aligned_hit(size, align),
+        false => null_mut(),
+    }
+}
+
 #[inline(never)]
-fn aligned_rest(size: usize, align: usize) -> *mut c_void {
+fn aligned_miss(size: usize, align: usize) -> *mut c_void {
+    if !align.is_power_of_two() {
+        return fail(libc::EINVAL);
+    }
     or_enomem(heap::allocate_aligned(size, align))
 }
 
@@ -136,6 +145,21 @@ pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, siz
     if !align.is_power_of_two() || align % size_of::<*mut c_void>() != 0 {
         return libc::EINVAL;
     }
+    match alloc::allocate_aligned_hit(size, align) {
+        // SAFETY: the caller's duty.
+        hit if hit.is_null() => unsafe { posix_memalign_miss(out, align, size) },
+        hit => {
+            // SAFETY: the caller's duty.
+            unsafe { *out = hit.cast() };
+            0
+        }
+    }
+}
+
+/// # Safety
+/// See [`posix_memalign`].
+#[inline(never)]
+unsafe fn posix_memalign_miss(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
     let block = heap::allocate_aligned(size, align);
     if block.is_null() {
         return libc::ENOMEM;
@@ -149,20 +173,20 @@ pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, siz
 #[unsafe(no_mangle)]
 pub extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
     match align.checked_next_power_of_two() {
-        Some(align) => or_enomem(heap::allocate_aligned(size, align)),
+        Some(align) => aligned_alloc(align, size),
         None => fail(libc::EINVAL),
     }
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn valloc(size: usize) -> *mut c_void {
-    or_enomem(heap::allocate_aligned(size, os_page_bytes()))
+    aligned_alloc(os_page_bytes(), size)
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn pvalloc(size: usize) -> *mut c_void {
     match size.checked_next_multiple_of(os_page_bytes()) {
-        Some(bytes) => or_enomem(heap::allocate_aligned(bytes, os_page_bytes())),
+        Some(bytes) => aligned_alloc(os_page_bytes(), bytes),
         None => fail(libc::ENOMEM),
     }
 }
