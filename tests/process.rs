@@ -98,7 +98,7 @@ struct Ended {
 }
 
 /// Runs a command that may hang, and whose descendants may: its whole process group is killed at the
-/// end, or after a minute, which fails the test.
+/// end, or after three minutes, which fails the test.
 fn ended(command: &mut Command) -> Ended {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let what = shown(command);
@@ -107,7 +107,7 @@ fn ended(command: &mut Command) -> Ended {
     let create = |kind: &str| File::create(file(kind)).expect("a file for output");
     command.stdin(Stdio::null()).stdout(create("out")).stderr(create("err")).process_group(0);
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{what}: {error}"));
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(180);
     let status = loop {
         match child.try_wait().expect("a child of ours") {
             Some(status) => break Some(status),

@@ -96,7 +96,7 @@ static void spawned(void) {
 }
 
 int main(int argc, char **argv) {
-    begin(50);
+    begin(150);
     const char *way = argc > 1 ? argv[1] : "vfork";
     int count = argc > 2 ? atoi(argv[2]) : 100;
     /* A child's memory must outlive it. */

@@ -36,7 +36,7 @@ static void wave(unsigned long from, unsigned long to) {
 }
 
 int main(int argc, char **argv) {
-    begin(60);
+    begin(150);
     unsigned long count = argc > 1 ? strtoul(argv[1], NULL, 10) : 1000;
     wave(0, 128);
     size_t before = live_bytes();

@@ -161,7 +161,7 @@ static int found(const char *name) {
 }
 
 int main(int argc, char **argv) {
-    begin(50);
+    begin(150);
     REQUIRE(argc > 1);
     if (!strcmp(argv[1], "--glibc")) return of_glibc();
     if (!strcmp(argv[1], "--foreign")) return foreign(argv[2]);

@@ -50,7 +50,7 @@ static void fork_in_handler(int signal) {
 }
 
 int main(int argc, char **argv) {
-    begin(50);
+    begin(150);
     int count = argc > 1 ? atoi(argv[1]) : 8;
     pthread_t threads[64];
     REQUIRE(count <= 64);
@@ -61,7 +61,7 @@ int main(int argc, char **argv) {
     for (int n = 0; n < ROUNDS; n++) {
         pid_t child = fork();
         if (child == 0) {
-            alarm(20);
+            alarm(100);
             churn((unsigned long)n, 1000, 200);
             malloc_trim(0);
             _exit(3);

@@ -74,7 +74,7 @@ static int latency(int count) {
 }
 
 int main(int argc, char **argv) {
-    begin(50);
+    begin(150);
     if (argc > 2 && !strcmp(argv[1], "latency")) return latency(atoi(argv[2]));
     int count = argc > 1 ? atoi(argv[1]) : 64, rounds = argc > 2 ? atoi(argv[2]) : 20;
     REQUIRE(count <= MOST);
@@ -84,7 +84,7 @@ int main(int argc, char **argv) {
     for (int n = 0; n < rounds; n++) {
         pid_t child = fork();
         if (child == 0) {
-            alarm(50);
+            alarm(150);
             descend(0, (unsigned long)n);
             _exit(3);
         }

@@ -78,7 +78,7 @@ static void wave(long threads) {
 }
 
 int main() {
-    begin(50);
+    begin(150);
     for (int k = 0; k < KEYS; k++) REQUIRE(!pthread_key_create(&keys[k], of_key));
     REQUIRE(!pthread_key_create(&after_locals, of_after_locals));
     wave(3);

@@ -6,7 +6,7 @@
 #include "life.h"
 
 int main(void) {
-    begin(50);
+    begin(150);
     pthread_t threads[4];
     start_churning(threads, 4);
     for (int n = 0; n < 20; n++) {

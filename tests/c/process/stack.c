@@ -164,14 +164,14 @@ int main(int argc, char **argv) {
     /* Without an allocation: the first one is measured. */
     stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     REQUIRE(stack != MAP_FAILED);
-    alarm(30);
+    alarm(150);
     empty_bytes = once(nothing);
     if (argc > 1 && !strcmp(argv[1], "first")) {
         turn = 1;
         show("first", do_malloc, 1);
         return 0;
     }
-    begin(50);
+    begin(150);
     if (argc > 1 && !strcmp(argv[1], "threads")) return small_threads();
     do_both();
     show("malloc-and-free", do_both, 200);

@@ -167,7 +167,7 @@ static void jump(double seconds) {
 }
 
 int main(int argc, char **argv) {
-    begin(50);
+    begin(150);
     const char *way = argc > 1 ? argv[1] : "timer";
     double seconds = 0.4;
     churn(1, 1000, 100);

@@ -199,7 +199,7 @@ fn static_programs(arch: Arch, built: &Path) -> Result<PathBuf> {
             .args(library)
             .arg("-lm"))?;
     }
-    copy(&inputs().join("work.lua"), &stage.join("work.lua"))?;
+    copy(&root().join("tests/programs/tables.lua"), &stage.join("tables.lua"))?;
     Ok(stage)
 }
 

@@ -138,7 +138,7 @@ impl Steps {
         self.add(Column::Soak, "soak", "./soak 5 1".into(), Check::Says(IS_SOUND));
         self.add(Column::Stress, "forks", "./forks 16 2".into(), Check::Says(&["ok"]));
         self.add(Column::Twice, "twice", "./twice 2 16".into(), Check::Says(&["twice 0 of"]));
-        let lua = |with: &str| format!("./lua{with} work.lua");
+        let lua = |with: &str| format!("PART=15 ./lua{with} tables.lua");
         self.add(Column::Programs, "lua, as it is", lua("-plain"), Check::Reference);
         self.add(Column::Programs, "lua", lua(""), Check::AsBefore);
     }
