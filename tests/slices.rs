@@ -132,7 +132,7 @@ fn child_own_request() {
         let before = requests();
         churn(2);
         let after = requests();
-        // Gone, if the kernel has granted it; then the allocator may ask again.
+        // Gone, if the kernel has granted it.
         if area.requested() {
             assert_eq!(after, before, "asked beside a request that stood");
             stood += 1;
@@ -141,7 +141,22 @@ fn child_own_request() {
     }
     assert!(stood > 0, "the request never stood");
     println!("stood {stood} times of 200");
+    let before = requests();
+    churn(50);
+    assert_eq!(requests(), before, "the application asks in this thread");
     say(&Stats::collect());
+}
+
+/// In a thread whose application has turned extensions on, the allocator asks for none.
+#[test]
+#[ignore = "started by others"]
+fn child_own_switch() {
+    std::thread::spawn(|| churn(1)).join().expect("a thread");
+    assert!(kernel::turn_slices(true));
+    churn(200);
+    let stats = Stats::collect();
+    assert_eq!((stats.slice_requests, stats.slice_threads), (0, 0));
+    say(&stats);
 }
 
 #[test]
@@ -178,7 +193,7 @@ fn with_a_registration_of_our_own_too() {
     // Of the C library's registration it is known what the kernel offers it; ours has
     // the whole length.
     if kernel::offers_slices() {
-        assert!(counts.of("yields") > 0, "{:?}", counts.0);
+        assert!(counts.of("grants") > 0, "{:?}", counts.0);
     }
 }
 
@@ -232,4 +247,5 @@ fn the_applications_own_request_stays() {
         return println!("NOT SEEN: this kernel offers no time slice extensions here");
     }
     run(child("child_own_request", &[])).check_settled();
+    run(child("child_own_switch", &[])).check_settled();
 }

@@ -155,12 +155,14 @@ fn ask_offered() -> bool {
 }
 
 fn ask_now(words: &ThreadWords) -> bool {
-    let asked = control(words).ask();
-    if asked {
-        words.asking.store(1, Relaxed);
-        REQUESTED.fetch_add(1, Relaxed);
+    if !control(words).ask() {
+        // The application's request, or its extension: see `decide`.
+        words.slice.store(WITHOUT, Relaxed);
+        return false;
     }
-    asked
+    words.asking.store(1, Relaxed);
+    REQUESTED.fetch_add(1, Relaxed);
+    true
 }
 
 fn control(words: &ThreadWords) -> &Control {
@@ -191,27 +193,28 @@ pub fn refused() -> i32 {
 }
 
 /// Turns the thread's extensions on, if they can be had; whether it may ask.
+///
+/// Where they are on already the application asks, and nobody else may: after an
+/// extension of its own that ran out, a kernel in debug mode kills the process for a
+/// request before the thread's next call (`settle`). And in the mode that only counts
+/// requests would be granted.
 #[cold]
 fn decide(words: &ThreadWords) -> bool {
-    let found = flags(words.rseq);
-    let decided = if found & AVAILABLE == 0 {
+    let decided = if flags(words.rseq) & (AVAILABLE | ENABLED) != AVAILABLE {
         WITHOUT
     } else if MODE.load(Relaxed) == Mode::Count as u8 {
-        // Where the application has turned them on, requests are granted.
-        if found & ENABLED == 0 { COUNTING } else { WITHOUT }
+        COUNTING
     } else {
-        turn_on(found & ENABLED != 0)
+        turn_on()
     };
     words.slice.store(decided, Relaxed);
     decided != WITHOUT
 }
 
-fn turn_on(is_on: bool) -> u8 {
-    if !is_on {
-        if let Err(error) = sys::enable_slices() {
-            REFUSED.store(error, Relaxed);
-            return WITHOUT;
-        }
+fn turn_on() -> u8 {
+    if let Err(error) = sys::enable_slices() {
+        REFUSED.store(error, Relaxed);
+        return WITHOUT;
     }
     THREADS.fetch_add(1, Relaxed);
     if sys::has_seccomp_filter() { FILTERED } else { TURNED_ON }

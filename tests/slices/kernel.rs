@@ -7,13 +7,15 @@ use std::sync::atomic::Ordering::Relaxed;
 const PR_RSEQ_SLICE_EXTENSION: i32 = 79;
 const SET: u64 = 2;
 
+/// Turns this thread's extensions on or off; whether the kernel has done it.
+pub fn turn_slices(on: bool) -> bool {
+    // SAFETY: turns a feature of this thread on or off.
+    unsafe { libc::prctl(PR_RSEQ_SLICE_EXTENSION, SET, u64::from(on), 0u64, 0u64) == 0 }
+}
+
 /// Whether it grants extensions to threads that the C library has registered.
 pub fn offers_slices() -> bool {
-    let set = |on: u64| {
-        // SAFETY: turns a feature of this thread on or off.
-        unsafe { libc::prctl(PR_RSEQ_SLICE_EXTENSION, SET, on, 0u64, 0u64) }
-    };
-    set(1) == 0 && set(0) == 0
+    turn_slices(true) && turn_slices(false)
 }
 
 /// Since boot, of all processes: /sys/kernel/debug/rseq/stats.

@@ -89,7 +89,8 @@ fn in_thread(
 
 #[test]
 fn a_thread_asks_after_some_refills_if_it_is_offered_extensions() {
-    for (flags, asks) in [(AVAILABLE | ENABLED, true), (0, false), (ENABLED, false)] {
+    for flags in [AVAILABLE, 0, ENABLED, AVAILABLE | ENABLED] {
+        let mut asks = false;
         let counts = in_thread(Mode::Auto, flags, 0, |words, control| {
             for _ in 0..PATIENCE {
                 let _asked = ask();
@@ -97,13 +98,33 @@ fn a_thread_asks_after_some_refills_if_it_is_offered_extensions() {
             }
             for _ in 0..2 {
                 let _asked = ask();
+                // The kernel decides by its own record of the thread, not by this area.
+                asks = [TURNED_ON, FILTERED].contains(&words.slice.load(Relaxed));
                 assert_eq!(control.bytes(), (asks.into(), 0));
             }
-            let decided = words.slice.load(Relaxed);
-            assert_eq!(decided == WITHOUT, !asks);
-            assert!(!asks || [TURNED_ON, FILTERED].contains(&decided));
+            assert!(asks || words.slice.load(Relaxed) == WITHOUT);
+            assert!(!asks || flags == AVAILABLE, "the application asks, or nobody can");
+            assert!(asks || flags != AVAILABLE || refused() != 0);
         });
         assert_eq!(counts, if asks { [2, 0, 0, 0] } else { [0; 4] });
+    }
+}
+
+#[test]
+fn a_thread_whose_application_asks_is_left_alone_from_then_on() {
+    for bytes in [(1, 0), (0, 1)] {
+        let counts = in_thread(Mode::Auto, AVAILABLE | ENABLED, TURNED_ON, |_, control| {
+            drop(ask());
+            control.request.store(bytes.0, Relaxed);
+            control.granted.store(bytes.1, Relaxed);
+            drop(ask());
+            assert_eq!(control.bytes(), bytes);
+            control.request.store(0, Relaxed);
+            control.granted.store(0, Relaxed);
+            let _asked = ask();
+            assert_eq!(control.bytes(), (0, 0));
+        });
+        assert_eq!(counts, [1, 0, 0, 0]);
     }
 }
 
