@@ -6,6 +6,7 @@
 
 use super::cells::{self, CELLS, Cell, MACHINE};
 use super::guest::{self, End};
+use super::kept::{Kept, Run};
 use super::payload::{self, Payload};
 use super::steps::{self, Step};
 use super::verdicts::{self, Done};
@@ -31,6 +32,9 @@ pub struct Options {
     /// List the cells and what is expected of each; run nothing
     #[arg(long)]
     list: bool,
+    /// Go on after the cells that were right before, with the same programs and steps
+    #[arg(long)]
+    resume: bool,
     /// Where the report goes [default: docs, of a part of the matrix target/vm]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -42,6 +46,8 @@ pub struct Row {
     pub end: Ended,
     pub steps: Vec<Done>,
     pub wall: Duration,
+    /// Run by a command before this one.
+    pub is_kept: bool,
     /// The guest's kernel's, where it did not end well.
     pub kernel_log: String,
 }
@@ -80,13 +86,12 @@ pub fn run(options: &Options) -> Result<i32> {
     let out = options.out.clone().unwrap_or(usual);
     fs::create_dir_all(&out).map_err(|e| format!("{}: {e}", out.display()))?;
 
-    let began = Instant::now();
     let payload = Payload::build(&chosen, !options.short);
     let mut rows = Vec::new();
     for (number, cell) in chosen.iter().enumerate() {
         eprintln!("[{}/{}] {}", number + 1, chosen.len(), cell.name());
-        rows.push(run_cell(cell, &payload));
-        report::write(&out, &rows, &payload, began.elapsed())?;
+        rows.push(run_cell(cell, &payload, options.resume));
+        report::write(&out, &rows, &payload)?;
     }
     print!("{}", report::summary(&rows));
     println!("written: {}", out.join("kernels.md").display());
@@ -126,10 +131,12 @@ fn list(cells: &[Cell]) {
     }
 }
 
-fn run_cell(cell: &Cell, payload: &Payload) -> Row {
+fn run_cell(cell: &Cell, payload: &Payload, resume: bool) -> Row {
     let began = Instant::now();
-    let row =
-        |end, steps, kernel_log| Row { cell: *cell, end, steps, wall: began.elapsed(), kernel_log };
+    let row = |end, steps, kernel_log| {
+        let wall = began.elapsed();
+        Row { cell: *cell, end, steps, wall, is_kept: false, kernel_log }
+    };
     let skipped = |why: String| {
         eprintln!("  SKIP: {why}");
         row(Ended::Skipped(why), Vec::new(), String::new())
@@ -142,6 +149,18 @@ fn run_cell(cell: &Cell, payload: &Payload) -> Row {
     let script = directory.join("steps");
     if let Err(e) = fs::write(&script, steps::script(&steps)) {
         return skipped(format!("{}: {e}", script.display()));
+    }
+    let kept = match Kept::of(cell, directory) {
+        Ok(kept) => kept,
+        Err(why) => return skipped(why),
+    };
+    if let Some(Run { output, wall }) = kept.run().filter(|_| resume) {
+        let steps = verdicts::judge(&steps, &output);
+        let row = Row { wall, is_kept: true, ..row(Ended::Whole, steps, String::new()) };
+        if row.is_right() {
+            eprintln!("  as before");
+            return row;
+        }
     }
     let mut progress = Progress::new(&steps);
     let outcome = if cell.kernel == MACHINE {
@@ -174,6 +193,12 @@ fn run_cell(cell: &Cell, payload: &Payload) -> Row {
     }
     if let Ended::Early(why) = row.end {
         eprintln!("  FAIL: {why}");
+    }
+    if row.is_right() {
+        let run = Run { output, wall: row.wall };
+        if let Err(why) = kept.keep(&run) {
+            eprintln!("  not kept for --resume: {why}");
+        }
     }
     row
 }
@@ -243,6 +268,7 @@ mod tests {
             end,
             steps: is_right.iter().map(step).collect(),
             wall: Duration::ZERO,
+            is_kept: false,
             kernel_log: String::new(),
         }
     }

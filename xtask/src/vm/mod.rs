@@ -8,7 +8,8 @@
 //! build a kernel.
 //!
 //! `matrix` runs the `cells` that the project promises to be right in: `payload` builds
-//! what they are given, `steps` says what runs there, `verdicts` judges it, `report` tells.
+//! what they are given, `steps` says what runs there, `verdicts` judges it, `report` tells;
+//! `kept` remembers what was right.
 
 mod boot;
 mod cache;
@@ -17,6 +18,7 @@ mod emulator;
 pub mod guest;
 mod image;
 mod initramfs;
+mod kept;
 mod kernels;
 mod libraries;
 mod machine;

@@ -26,8 +26,8 @@ const COLUMNS: [(Column, &str); 7] = [
 ];
 
 /// Writes kernels.md and kernels.log into `out`.
-pub fn write(out: &Path, rows: &[Row], payload: &Payload, took: Duration) -> Result<()> {
-    let files = [("kernels.md", markdown(rows, payload, took)), ("kernels.log", log(rows))];
+pub fn write(out: &Path, rows: &[Row], payload: &Payload) -> Result<()> {
+    let files = [("kernels.md", markdown(rows, payload)), ("kernels.log", log(rows))];
     for (name, content) in files {
         let path = out.join(name);
         fs::write(&path, content).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -84,7 +84,7 @@ fn surroundings(row: &Row) -> &str {
     of.map_or("", |done| &done.output)
 }
 
-fn markdown(rows: &[Row], payload: &Payload, took: Duration) -> String {
+fn markdown(rows: &[Row], payload: &Payload) -> String {
     let mut page = String::from(INTRODUCTION);
     let said = |command: &mut Command| text(command).unwrap_or_default().trim().to_owned();
     let _ = writeln!(
@@ -92,12 +92,19 @@ fn markdown(rows: &[Row], payload: &Payload, took: Duration) -> String {
         "Made on {} by `cargo xtask vm` in {:.0} minutes, of {}, on Linux {} with {} CPUs.\n\
          **{}.** What each step said: [kernels.log](kernels.log).\n",
         said(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"])),
-        took.as_secs_f64() / 60.0,
+        rows.iter().map(|row| row.wall).sum::<Duration>().as_secs_f64() / 60.0,
         said(Command::new("git").args(["describe", "--always", "--dirty"])),
         said(Command::new("uname").arg("-r")),
         std::thread::available_parallelism().map_or(1, usize::from),
         count(rows),
     );
+    let kept = rows.iter().filter(|row| row.is_kept).count();
+    if kept > 0 {
+        let _ = writeln!(
+            page,
+            "{kept} cells were run before the others (`--resume`), with the same programs and steps.\n"
+        );
+    }
     matrix(&mut page, rows);
     versions(&mut page, rows);
     if let Some(version) = &payload.tcmalloc {
@@ -187,6 +194,8 @@ fn entry(row: &Row, column: Column) -> String {
         (_, false, _) => format!("**WRONG**: {}", wrong.join("; ")),
         (_, _, Column::Doctor) => reports(row).into(),
         (_, _, Column::Sections) => of[0].said.clone(),
+        // No user of sections is right here, whatever allocator is beside it.
+        (_, _, Column::OtherUser) if row.cell.expected.mode == "locked" => of[0].said.clone(),
         (_, _, Column::Programs) => {
             let names = of.iter().filter(|done| !done.name.ends_with("as it is"));
             names.map(|done| done.name).collect::<Vec<_>>().join(", ")
