@@ -69,7 +69,7 @@ pub fn build(cache: &Cache, arch: Arch, into: &Path) -> Result<()> {
     if !lost.is_empty() {
         return Err(format!("options that the kernel did not accept: {}", lost.join(", ")));
     }
-    eprintln!("vm: building the kernel {NAME}, about seven minutes on two CPUs");
+    eprintln!("vm: building the kernel {NAME}, about ten minutes on two CPUs");
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     make(&[&format!("-j{jobs}"), "vmlinux"])?;
     let release = make(&["kernelrelease"])?;
