@@ -129,7 +129,7 @@ const _: () = assert!(
 );
 
 /// The class for `size` bytes at a multiple of `align` (a power of two), or
-/// `ClassId::NONE` where a span must serve it.
+/// `ClassId::NONE` where a span must serve it, or nothing can.
 ///
 /// The same arguments give the same class always: sized frees rely on it.
 #[inline]
@@ -146,7 +146,7 @@ pub fn class_of_aligned(size: usize, align: usize) -> ClassId {
 /// The same, for an alignment that is mostly above 16.
 #[inline(always)]
 pub fn class_of_any_align(size: usize, align: usize) -> ClassId {
-    if align > PAGE_BYTES || size > MAX_BYTES {
+    if !align.is_power_of_two() || align > PAGE_BYTES || size > MAX_BYTES {
         return ClassId::NONE;
     }
     // A multiple of `align` at least: not above MAX_BYTES, itself a multiple. For no
@@ -198,6 +198,13 @@ mod tests {
                 assert_eq!(class_of_any_align(size, align), class, "{size} at {align}");
                 assert!(bytes >= size && bytes % align == 0, "{size} at {align} got {bytes}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_no_power_of_two_has_no_class() {
+        for align in [0, 3, 200, PAGE_BYTES - 1, usize::MAX] {
+            assert_eq!(class_of_any_align(MAX_BYTES - 100, align), ClassId::NONE);
         }
     }
 

@@ -4,7 +4,7 @@
 //! new-handler, and throws. An exception passes only through frames of C++ and
 //! the forwarding frame here, which has nothing to clean up.
 
-use crate::malloc::{self, aligned_hit};
+use crate::malloc;
 use core::ffi::c_void;
 
 use core_alloc::alloc::{self, Told};
@@ -77,7 +77,7 @@ macro_rules! new_aligned {
         /// Called as C++ calls it; may throw.
         #[unsafe(no_mangle)]
         pub unsafe extern "C-unwind" fn $name(size: usize, align: usize) -> *mut c_void {
-            match aligned_hit(size, align) {
+            match alloc::allocate_aligned_hit(size, align) {
                 // SAFETY: C++ code of this library.
                 hit if hit.is_null() => unsafe { cidalloc_new_slow(size, align, $told.word()) },
                 hit => hit.cast(),
@@ -85,7 +85,7 @@ macro_rules! new_aligned {
         }
         #[unsafe(no_mangle)]
         pub extern "C" fn $nothrow(size: usize, align: usize, _: Nothrow) -> *mut c_void {
-            match aligned_hit(size, align) {
+            match alloc::allocate_aligned_hit(size, align) {
                 // SAFETY: C++ code of this library, which throws nothing here.
                 hit if hit.is_null() => unsafe { cidalloc_new_nothrow_slow(size, align, $told.word()) },
                 hit => hit.cast(),

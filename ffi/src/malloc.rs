@@ -115,18 +115,14 @@ pub unsafe extern "C" fn reallocarray(ptr: *mut c_void, count: usize, size: usiz
 /// C17: any power of two; the size need not be a multiple of it.
 #[unsafe(no_mangle)]
 pub extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
-    match aligned_hit(size, align) {
-        hit if hit.is_null() => aligned_miss(size, align),
-        hit => hit.cast(),
-    }
+    aligned(size, align)
 }
 
-/// A hit, if `align` is a power of two; else null.
 #[inline(always)]
-pub fn aligned_hit(size: usize, align: usize) -> *mut u8 {
-    match align.is_power_of_two() {
-        true => alloc::allocate_aligned_hit(size, align),
-        false => null_mut(),
+fn aligned(size: usize, align: usize) -> *mut c_void {
+    match alloc::allocate_aligned_hit(size, align) {
+        hit if hit.is_null() => aligned_miss(size, align),
+        hit => hit.cast(),
     }
 }
 
@@ -173,20 +169,20 @@ unsafe fn posix_memalign_miss(out: *mut *mut c_void, align: usize, size: usize) 
 #[unsafe(no_mangle)]
 pub extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
     match align.checked_next_power_of_two() {
-        Some(align) => aligned_alloc(align, size),
+        Some(align) => aligned(size, align),
         None => fail(libc::EINVAL),
     }
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn valloc(size: usize) -> *mut c_void {
-    aligned_alloc(os_page_bytes(), size)
+    aligned(size, os_page_bytes())
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn pvalloc(size: usize) -> *mut c_void {
     match size.checked_next_multiple_of(os_page_bytes()) {
-        Some(bytes) => aligned_alloc(os_page_bytes(), bytes),
+        Some(bytes) => aligned(bytes, os_page_bytes()),
         None => fail(libc::ENOMEM),
     }
 }

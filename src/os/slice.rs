@@ -144,7 +144,13 @@ fn ask_offered() -> bool {
     }
     let asks = match words.slice.load(Relaxed) {
         WITHOUT => false,
-        TURNED_ON | FILTERED | COUNTING => true,
+        TURNED_ON | FILTERED => true,
+        // Until the application turns them on: then requests are granted.
+        COUNTING if flags(words.rseq) & ENABLED == 0 => true,
+        COUNTING => {
+            words.slice.store(WITHOUT, Relaxed);
+            false
+        }
         count if count < PATIENCE => {
             words.slice.store(count + 1, Relaxed);
             false
@@ -194,8 +200,8 @@ pub fn refused() -> i32 {
 
 /// Turns the thread's extensions on, if they can be had; whether it may ask.
 ///
-/// Where they are on already the application asks, and nobody else may: after an
-/// extension of its own that ran out, a kernel in debug mode kills the process for a
+/// Where they are on already, be it by the C library, the application asks, and nobody
+/// else may: after an extension of its own that ran out, a kernel in debug mode kills the process for a
 /// request before the thread's next call (`settle`). And in the mode that only counts
 /// requests would be granted.
 #[cold]
@@ -264,8 +270,9 @@ fn withdraw() -> bool {
 fn settle(words: &ThreadWords, answer: Answer) {
     GRANTED.fetch_add(1, Relaxed);
     let in_time = match words.slice.load(Relaxed) {
-        // Never granted: the thread was preempted.
-        COUNTING => false,
+        // Not granted, unless the application has turned extensions on meanwhile: the
+        // thread was preempted.
+        COUNTING if answer == Answer::Gone => false,
         // Any call ends an extension; this one every allocator's filter lets pass.
         FILTERED => {
             sys::futex_wake(&AtomicU32::new(0), 0);

@@ -58,7 +58,7 @@ pub struct Stats {
     /// The C library's `__rseq_size`, or our registration's length; 0 for none.
     pub rseq_size: u32,
     /// Time slice extensions: "on" in some thread, "offered" to threads that will
-    /// need them, or "off".
+    /// need them and whose application does not use them itself, or "off".
     pub slices: &'static str,
     /// Why they are off; else empty.
     pub slices_reason: &'static str,

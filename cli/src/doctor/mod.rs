@@ -52,7 +52,7 @@ pub struct Allocator {
     /// What MADV_DONTNEED leaves of memory: "zeroes", or "keeps".
     pub dontneed: String,
     /// Time slice extensions in this process: "on", "offered" to threads once they need
-    /// them, or "off".
+    /// them (unless the application uses them itself), or "off".
     pub slices: String,
     /// The allocator's reason why they are off; else empty.
     pub slices_reason: String,

@@ -174,6 +174,16 @@ fn requests_that_are_only_counted_are_never_yielded() {
         }
     });
     assert_eq!(counts, [4, 2, 0, 2]);
+    let turned_on_later = in_thread(Mode::Count, AVAILABLE, COUNTING, |words, control| {
+        drop(ask());
+        let flags: &AtomicU32 =
+            // SAFETY: a word of the area that this thread's test has made.
+            unsafe { &*with_exposed_provenance(words.rseq + FLAGS_AT) };
+        flags.store(AVAILABLE | ENABLED, Relaxed);
+        let _asked = ask();
+        assert_eq!((control.bytes(), words.slice.load(Relaxed)), ((0, 0), WITHOUT));
+    });
+    assert_eq!(turned_on_later, [1, 0, 0, 0]);
     let on = in_thread(Mode::Count, AVAILABLE | ENABLED, PATIENCE, |words, _| {
         drop(ask());
         assert_eq!(words.slice.load(Relaxed), WITHOUT);

@@ -5,7 +5,7 @@
 //! kernel has no driver for the other built in; `init.sh` says what else is told
 //! there, and `transcript` understands it.
 
-use super::cache::Cache;
+use super::cache::{Cache, told};
 use super::emulator::Emulator;
 use super::initramfs::Initramfs;
 use super::kernels::Kernel;
@@ -137,6 +137,18 @@ pub fn missing(guest: &Guest) -> Option<String> {
 /// As `missing`, but nothing is downloaded or built.
 pub fn not_in_cache(guest: &Guest) -> Option<String> {
     Cache::closed().and_then(|cache| Parts::obtain(guest, &cache)).err()
+}
+
+/// What the guest is made of: another text if a part is another, or was made anew.
+pub fn made_of(guest: &Guest) -> Result<String> {
+    let parts = Parts::obtain(guest, &Cache::closed()?)?;
+    let mut text = format!("{guest:?} {} {:?}", parts.emulator.shown(), parts.kernel);
+    let files = [Some(&parts.kernel.image), Some(&parts.base), parts.libraries.as_ref()];
+    for file in files.into_iter().flatten() {
+        let made = file.metadata().and_then(|is| is.modified()).map_err(|e| told(file, &e))?;
+        text += &format!(" {made:?}");
+    }
+    Ok(text)
 }
 
 /// Boots that fail before the command has begun are repeated: emulated, a kernel that

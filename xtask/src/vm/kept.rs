@@ -1,7 +1,8 @@
 //! What a right cell said, kept below cargo's target directory: `--resume` goes on
 //! after the cells in which the same programs have run the same steps.
 
-use super::cells::Cell;
+use super::cells::{Cell, MACHINE};
+use super::guest;
 use crate::Result;
 use crate::places::target;
 use serde_json::{Value, json};
@@ -25,11 +26,15 @@ pub struct Run {
 }
 
 impl Kept {
-    /// For a cell that is given this directory.
-    pub fn of(cell: &Cell, directory: &Path) -> Result<Kept> {
-        let hash = hash(&format!("{:?}", cell.guest()), directory)?;
+    /// For a cell that is given this directory; None for the machine, of which nobody
+    /// knows what has changed.
+    pub fn of(cell: &Cell, directory: &Path) -> Option<Kept> {
+        if cell.kernel == MACHINE {
+            return None;
+        }
+        let hash = hash(&guest::made_of(&cell.guest()).ok()?, directory).ok()?;
         let name = cell.name().replace([' ', '/'], "_");
-        Ok(Kept { file: target().join("vm/kept").join(name + ".json"), hash })
+        Some(Kept { file: target().join("vm/kept").join(name + ".json"), hash })
     }
 
     /// The run, if one of the same is there.

@@ -150,11 +150,8 @@ fn run_cell(cell: &Cell, payload: &Payload, resume: bool) -> Row {
     if let Err(e) = fs::write(&script, steps::script(&steps)) {
         return skipped(format!("{}: {e}", script.display()));
     }
-    let kept = match Kept::of(cell, directory) {
-        Ok(kept) => kept,
-        Err(why) => return skipped(why),
-    };
-    if let Some(Run { output, wall }) = kept.run().filter(|_| resume) {
+    let kept = || Kept::of(cell, directory);
+    if let Some(Run { output, wall }) = kept().filter(|_| resume).and_then(|kept| kept.run()) {
         let steps = verdicts::judge(&steps, &output);
         let row = Row { wall, is_kept: true, ..row(Ended::Whole, steps, String::new()) };
         if row.is_right() {
@@ -196,7 +193,7 @@ fn run_cell(cell: &Cell, payload: &Payload, resume: bool) -> Row {
     }
     if row.is_right() {
         let run = Run { output, wall: row.wall };
-        if let Err(why) = kept.keep(&run) {
+        if let Some(Err(why)) = kept().map(|kept| kept.keep(&run)) {
             eprintln!("  not kept for --resume: {why}");
         }
     }
@@ -223,10 +220,11 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// Runs the script here.
+/// Runs the script here, in a copy of the directory, as it does in a guest.
 fn on_machine(directory: &Path, each_line: &mut dyn FnMut(&str)) -> Result<String> {
+    let copy = payload::copied(directory, "machine")?;
     let mut command = Command::new("sh");
-    command.arg("./steps").current_dir(directory).env_remove("LD_PRELOAD");
+    command.arg("./steps").current_dir(copy).env_remove("LD_PRELOAD");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CIDALLOC_") || name == "GLIBC_TUNABLES" {
             command.env_remove(&name);

@@ -285,6 +285,16 @@ fn empty(name: &str) -> Result<PathBuf> {
     directory.canonicalize().map_err(|e| e.to_string())
 }
 
+/// A copy of a directory of files.
+pub fn copied(directory: &Path, name: &str) -> Result<PathBuf> {
+    let copied = empty(name)?;
+    for entry in fs::read_dir(directory).map_err(|e| format!("{}: {e}", directory.display()))? {
+        let entry = entry.map_err(|e| e.to_string())?;
+        copy(&entry.path(), &copied.join(entry.file_name()))?;
+    }
+    Ok(copied)
+}
+
 /// A running program's file cannot be written: it is replaced.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let _ = fs::remove_file(to);

@@ -42,9 +42,11 @@ const TCMALLOC: &str = "LD_PRELOAD=$PWD/tcmalloc.so";
 /// What `soak` and `taken` say where all is right.
 const IS_SOUND: &[&str] = &["walks between phases", "soak: ok"];
 const BESIDE: &[&str] = &["ok beside", "ok exec"];
+/// By SIGSEGV, in a shell's words.
+const KILLED: i32 = 139;
 /// How `preempted` ends on a kernel that aborts no section: strict, such a kernel also
 /// kills it.
-const FAULTY: &[i32] = &[1, 139];
+const FAULTY: &[i32] = &[1, KILLED];
 const STRICT: &str = "/sys/kernel/debug/rseq/debug";
 
 /// The steps of a cell; under tcmalloc, too, if it is there.
@@ -152,19 +154,22 @@ impl Steps {
 
     fn counters(&mut self, cell: &Cell, seconds: u32, threads: u32) {
         let command = format!("{PRELOAD} ./counters {seconds} {threads}");
-        self.other_user(cell, "counters", command, &["ok ", " 0 unregistered,"]);
+        let is_right = &["ok ", " 0 unregistered,"];
+        self.other_user(cell, "counters", command, is_right, &[0, 3, KILLED]);
     }
 
-    /// Of a kernel that serves no user of sections right, whatever comes is told.
+    /// A kernel that serves no user of sections right may lose what is its own, or, strict,
+    /// kill it; `lost` is the exit code for that.
     fn other_user(
         &mut self,
         cell: &Cell,
         name: &'static str,
         command: String,
         says: &'static [&'static str],
+        lost: &'static [i32],
     ) {
         let check = match cell.expected.mode {
-            "locked" => Check::Noted,
+            "locked" => Check::Finds(lost),
             _ => Check::Says(says),
         };
         self.add(Column::OtherUser, name, command, check);
@@ -189,7 +194,7 @@ impl Steps {
 
     /// The checks of another user on the C library's registration.
     fn beside(&mut self, cell: &Cell) {
-        self.other_user(cell, "taken", "./taken".into(), BESIDE);
+        self.other_user(cell, "taken", "./taken".into(), BESIDE, &[0, 1, KILLED]);
     }
 
     /// The same, and the allocator, where `CIDALLOC_RSEQ=take` reaches V2.
@@ -204,9 +209,9 @@ impl Steps {
             self.add(Column::OtherUser, name, take(command), check);
         };
         other("taken, taken over", "./taken", Check::Says(BESIDE));
-        // It finds no registration, and goes its way without.
+        // It finds no registration in any thread, and goes its way without.
         let counters = format!("{PRELOAD} ./counters 3 16");
-        other("counters, taken over", &counters, Check::Says(&["ok "]));
+        other("counters, taken over", &counters, Check::Says(&["ok ", " on 0 CPUs,"]));
     }
 
     /// A program of the system, as it is and on the library.
