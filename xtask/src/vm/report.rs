@@ -138,7 +138,8 @@ what is not its own, in V2 and legacy mode alike.
 - **other rseq user**: `tests/c/process/counters.c`: counters and lists per CPU in sections of its
   own, in the same threads and in signal handlers; every increment and block is there at the end.
   `tests/c/registration/taken.c`: what such a user relies on, by itself, in threads, over fork and
-  exec. On aarch64 6.19 what comes is told: its kernel serves no user of sections right.
+  exec. On aarch64 6.19 what comes is told: its kernel serves no user of sections right, and,
+  strict, kills it, whatever allocator is beside it (docs/registration.md).
 - **programs**: perl and sqlite3 of the Debian release that the C library is of; Lua with musl. The
   same output as without the library.
 

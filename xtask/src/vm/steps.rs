@@ -51,7 +51,8 @@ const STRICT: &str = "/sys/kernel/debug/rseq/debug";
 
 /// The steps of a cell; under tcmalloc, too, if it is there.
 pub fn of(cell: &Cell, with_tcmalloc: bool) -> Vec<Step> {
-    let mut steps = Steps { limit_s: if cell.one_insn { 600 } else { 300 }, all: Vec::new() };
+    let mut steps =
+        Steps { limit_s: if cell.one_insn || cell.cpus > 4 { 600 } else { 300 }, all: Vec::new() };
     steps.surroundings(cell);
     match cell.libc {
         Libc::Musl => steps.static_programs(cell),
