@@ -58,7 +58,7 @@ pub fn allocate_hit(size: usize) -> *mut u8 {
 }
 
 /// A hit of any class that has multiples of `align`; null else, and if `align` is no
-/// power of two, when one of `heap`'s must follow.
+/// power of two, when `heap::allocate_aligned_miss` must follow.
 #[inline(always)]
 pub fn allocate_aligned_hit(size: usize, align: usize) -> *mut u8 {
     let class = size_class::class_of_any_align(size, align);

@@ -131,6 +131,15 @@ pub fn allocate_told(size: usize, align: usize, told: Told) -> *mut u8 {
     alloc::allocate_class(class, told.sized(size))
 }
 
+/// What follows when `alloc::allocate_aligned_hit` had nothing.
+pub fn allocate_aligned_miss(size: usize, align: usize) -> *mut u8 {
+    let told = Told::C.aligned(align).sized(size);
+    match class_of_aligned(size, align) {
+        ClassId::NONE => large_block(align.max(PAGE_BYTES), told).0,
+        class => alloc::allocate_slow(size, align, told.family, class),
+    }
+}
+
 /// Frees a block whose size and alignment the caller knows.
 ///
 /// # Safety

@@ -131,7 +131,7 @@ fn aligned_miss(size: usize, align: usize) -> *mut c_void {
     if !align.is_power_of_two() {
         return fail(libc::EINVAL);
     }
-    or_enomem(heap::allocate_aligned(size, align))
+    or_enomem(heap::allocate_aligned_miss(size, align))
 }
 
 /// # Safety
@@ -156,7 +156,7 @@ pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, siz
 /// See [`posix_memalign`].
 #[inline(never)]
 unsafe fn posix_memalign_miss(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
-    let block = heap::allocate_aligned(size, align);
+    let block = heap::allocate_aligned_miss(size, align);
     if block.is_null() {
         return libc::ENOMEM;
     }
