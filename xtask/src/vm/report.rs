@@ -151,7 +151,8 @@ a section interrupted in its middle. *Interrupted anywhere* makes each instructi
 cells are slow and run `doctor`, `twice` and the other user only, then its counters with a fault
 planted, which must lose increments: a cell that could not see a broken section fails.
 On aarch64 6.19 it is the kernel that does not abort: there the allocator must fall back, and
-sections forced upon it (`CIDALLOC_RSEQ=libc`) must be seen to hand blocks out twice.
+sections forced upon it (`CIDALLOC_RSEQ=libc`) must be seen to hand blocks out twice, or the strict
+kernel to kill for them.
 
 ";
 
