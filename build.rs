@@ -90,6 +90,10 @@ fn main() {
 
     let classes: Vec<Class> =
         sizes().into_iter().map(|s| Class { size_bytes: s, span_pages: span_pages(s) }).collect();
+    // A search for a class by alignment ends with the last one.
+    assert!(
+        classes.last().is_some_and(|c| c.size_bytes == MAX_BYTES) && MAX_BYTES % PAGE_BYTES == 0
+    );
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap());
     fs::write(out.join("size_classes.rs"), rust_table(&classes)).unwrap();
     let tsv = tsv_table(&classes);
