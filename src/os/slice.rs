@@ -201,9 +201,9 @@ pub fn refused() -> i32 {
 /// Turns the thread's extensions on, if they can be had; whether it may ask.
 ///
 /// Where they are on already, be it by the C library, the application asks, and nobody
-/// else may: after an extension of its own that ran out, a kernel in debug mode kills the process for a
-/// request before the thread's next call (`settle`). And in the mode that only counts
-/// requests would be granted.
+/// else may: after an extension of its own that ran out, a kernel in debug mode kills
+/// the process for a request before the thread's next call (`settle`). And in the mode
+/// that only counts, requests would be granted.
 #[cold]
 fn decide(words: &ThreadWords) -> bool {
     let decided = if flags(words.rseq) & (AVAILABLE | ENABLED) != AVAILABLE {

@@ -151,7 +151,8 @@ fn run_cell(cell: &Cell, payload: &Payload, resume: bool) -> Row {
         return skipped(format!("{}: {e}", script.display()));
     }
     let kept = || Kept::of(cell, directory);
-    if let Some(Run { output, wall }) = kept().filter(|_| resume).and_then(|kept| kept.run()) {
+    let before = if resume { kept().and_then(|kept| kept.run()) } else { None };
+    if let Some(Run { output, wall }) = before {
         let steps = verdicts::judge(&steps, &output);
         let row = Row { wall, is_kept: true, ..row(Ended::Whole, steps, String::new()) };
         if row.is_right() {

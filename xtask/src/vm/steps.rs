@@ -160,8 +160,8 @@ impl Steps {
         self.other_user(cell, "counters", command, is_right, &[0, 3, KILLED]);
     }
 
-    /// A kernel that serves no user of sections right may lose what is its own, or, strict,
-    /// kill it; `lost` is the exit code for that.
+    /// A kernel that serves no user of sections right may lose what is the user's own, or,
+    /// strict, kill it: `lost` are the exit codes that are told then.
     fn other_user(
         &mut self,
         cell: &Cell,
