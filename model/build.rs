@@ -160,7 +160,11 @@ const SOURCES: &[(&str, Others)] = &[
     ("middle/transfer_cache.rs", &[("core::ptr::copy_nonoverlapping", 2, "crate::copy")]),
     ("middle/central_free_list.rs", &[]),
     // Smaller: steps of budgets, and where a model says so, arrays.
-    ("front/cpu_cache.rs", &[("mod budget;", 1, ""), ("mod room;", 1, "")]),
+    (
+        "front/cpu_cache.rs",
+        &[("mod budget;", 1, ""), ("mod class_slots;", 1, ""), ("mod room;", 1, "")],
+    ),
+    ("front/cpu_cache/class_slots.rs", &[]),
     (
         "front/cpu_cache/budget.rs",
         &[("const BUDGET_STEP: usize = 64 << 10;", 1, "const BUDGET_STEP: usize = 8 << 10;")],

@@ -121,6 +121,40 @@ fn child_blocks_of_all_sizes() {
 }
 
 #[test]
+fn large_blocks_needed_once_share_their_memory() {
+    alone("child_large_once");
+}
+
+/// A program that reads files of all lengths, each into a buffer of its length.
+#[test]
+#[ignore = "runs in a child"]
+fn child_large_once() {
+    assert!(pin(0));
+    let use_one = |size: usize| {
+        let block = heap::allocate(size);
+        // SAFETY: a block of that size; freed once.
+        unsafe {
+            block.write_bytes(1, size);
+            heap::free(black_box(block));
+        }
+    };
+    let start = (resident(), Stats::collect().cid_bytes);
+    let sizes = (36 << 10..heap::CLASS_MAX_BYTES).step_by(4 << 10);
+    sizes.for_each(use_one);
+    let (grown, cached) = (resident() - start.0, Stats::collect().cid_bytes - start.1);
+    assert!(cached < 256 << 10, "{cached} bytes cached");
+    assert!(grown < 1 << 20, "{grown} bytes more are resident");
+    // One that is needed again and again is the slab's soon.
+    (0..10).for_each(|_| use_one(256 << 10));
+    let before = Stats::collect();
+    (0..1000).for_each(|_| use_one(256 << 10));
+    let after = Stats::collect();
+    let misses = after.refills + after.overflows - before.refills - before.overflows;
+    // Another thread of the harness may move this one to a cold slab, once.
+    assert!(misses < 40, "{misses} misses in 2,000 calls");
+}
+
+#[test]
 fn an_idle_slab_is_drained() {
     alone("child_idle_slab");
 }

@@ -8,7 +8,8 @@
 //!   push, else pop_batch half of the class and middle::give
 //! ```
 //! A class has no slots at first, then a few; it gets twice as many when it was full
-//! and is empty now, or the reverse. A slab starts with a small budget and takes more
+//! and is empty now, or the reverse. A class of large blocks must have turned so several
+//! times before it has its first: what a program needs once is of more use in the page heap. A slab starts with a small budget and takes more
 //! from what all slabs may keep together, at last from a slab that misses less
 //! (`budget`). When that is used up, classes that have not missed lately give slots
 //! up, and the class gets a batch more (`room`).
@@ -18,10 +19,12 @@
 #![allow(unsafe_code)]
 
 mod budget;
+mod class_slots;
 mod room;
 pub mod verify;
 
 use crate::front::cpu_cache::budget::{TAKEN_BYTES, cost_of};
+use crate::front::cpu_cache::class_slots::{ClassSlots, Miss};
 use crate::front::cpu_cache::room::{ARRAY_SIZES, send_home};
 use crate::front::process::Process;
 use crate::front::slab::{self, FIRST_SLOT, Header, STOPPED, header, slab_addr};
@@ -30,7 +33,7 @@ use crate::middle::{self, batch::Batch};
 use crate::os::lock::{Lock, Rank};
 use crate::os::thread::{State, ThreadWords};
 use crate::os::{slice, sys};
-use crate::size_class::{self, ClassInfo};
+use crate::size_class;
 use crate::units::{Cid, ClassId};
 use core::ptr::with_exposed_provenance;
 use core::sync::atomic::Ordering::Relaxed;
@@ -42,36 +45,8 @@ pub static OVERFLOWS: AtomicU64 = AtomicU64::new(0);
 /// Slabs in use.
 pub static OPEN_SLABS: AtomicUsize = AtomicUsize::new(0);
 
-/// The first batch holds this many bytes, up to 8 objects.
-const FIRST_BATCH_BYTES: usize = 512;
 /// Misses of a slab between two looks at the clock.
 const HEARTBEAT_MISSES: u32 = 64;
-
-/// How a class misses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-enum Miss {
-    /// It had no object.
-    Empty = 0,
-    /// It had no room.
-    Full = 1,
-}
-
-/// The slots of one class in one slab. Zero bytes: none.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-struct ClassSlots {
-    /// The array, in slots from the slab's base.
-    begin: u32,
-    array: u16,
-    /// Slots in use of the array.
-    slots: u16,
-    /// Objects the next refill takes for the slab.
-    batch: u8,
-    /// Has missed since stealing last came by.
-    missed: bool,
-    last: Miss,
-}
 
 /// What is known of a slab beside its memory. Zero bytes: unused.
 #[derive(Debug)]
@@ -277,29 +252,6 @@ fn pop_some(words: &ThreadWords, class: ClassId, out: &mut [usize]) -> usize {
     }
 }
 
-impl ClassSlots {
-    const NONE: ClassSlots =
-        ClassSlots { begin: 0, array: 0, slots: 0, batch: 0, missed: false, last: Miss::Empty };
-
-    /// How many objects the batch of this miss is for; twice as many next time.
-    fn grow_batch(&mut self, info: &ClassInfo) -> usize {
-        let most = info.batch_max as usize - 1;
-        let first = (FIRST_BATCH_BYTES / info.size_bytes as usize).min(8);
-        let batch = (self.batch as usize).max(first).min(most);
-        self.batch = (batch * 2).clamp(1, most) as u8;
-        batch
-    }
-
-    fn begin_addr(&self, cid: Cid) -> usize {
-        slab_addr(cid) + self.begin as usize * 8
-    }
-
-    fn limits(&self, cid: Cid) -> u64 {
-        let begin = self.begin_addr(cid);
-        slab::limits((begin + self.slots as usize * 8) as u32, begin as u32)
-    }
-}
-
 impl Slab {
     fn class(&mut self, class: ClassId) -> &mut ClassSlots {
         // A ClassId is below COUNT.
@@ -355,14 +307,7 @@ impl Slab {
             let limits = self.class(class).limits(cid);
             return access.set_limits(cid, header, limits);
         }
-        // More slots serve a class that was full and is empty now, or the other way
-        // round: with them it would have missed less. One that only allocates, or
-        // only frees, needs no more than a batch, and as much again to keep.
-        let slots = self.class(class);
-        let enough = u16::from(slots.batch) * 2;
-        let wants = slots.slots == 0 || slots.last != miss || slots.slots < enough;
-        slots.last = miss;
-        if wants {
+        if self.class(class).wants_more(size_class::info(class), miss) {
             self.grow(process, access, cid, class);
         }
         false

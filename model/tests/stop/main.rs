@@ -52,6 +52,9 @@ mod front {
         mod budget {
             cidalloc_model::source!("front_cpu_cache_budget");
         }
+        mod class_slots {
+            cidalloc_model::source!("front_cpu_cache_class_slots");
+        }
         mod room {
             cidalloc_model::source!("front_cpu_cache_room");
         }

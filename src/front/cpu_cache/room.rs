@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use crate::front::cpu_cache::budget::cost_of;
-use crate::front::cpu_cache::{Access, ClassSlots, Slab};
+use crate::front::cpu_cache::{Access, Slab};
 use crate::front::process::Process;
 use crate::front::slab::{self, FIRST_SLOT, Header, SLOTS_END, STOPPED, header, slab_addr};
 use crate::middle;
@@ -101,7 +101,8 @@ impl Slab {
         let old = *self.class(class);
         let from = old.begin_addr(cid);
         let count = if old.array == 0 { 0 } else { (header.cur.load(Relaxed) as usize - from) / 8 };
-        let new = ClassSlots { begin, array: array as u16, slots: slots as u16, ..old };
+        let mut new = old;
+        (new.begin, new.array, new.slots) = (begin, array as u16, slots as u16);
         let to = new.begin_addr(cid);
         // SAFETY: both arrays are the slab's, apart, and long enough.
         unsafe { slab::copy_slots(from, to, count) };
@@ -193,7 +194,8 @@ impl Slab {
         // Quiet, as in `move_array`.
         let old = *self.class(class);
         self.used_bytes -= cost_of((old.slots - slots).into(), class);
-        let new = ClassSlots { slots, batch: 0, ..old };
+        let mut new = old;
+        (new.slots, new.batch) = (slots, 0);
         *self.class(class) = new;
         let end = new.begin_addr(cid) + slots as usize * 8;
         send_home(header, class, end);

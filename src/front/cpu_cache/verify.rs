@@ -7,7 +7,8 @@
 
 use crate::census::{Broken, Kind};
 use crate::front::cpu_cache::budget::{TAKEN_BYTES, cost_of};
-use crate::front::cpu_cache::{ClassSlots, OPEN_SLABS, Slab, state};
+use crate::front::cpu_cache::class_slots::ClassSlots;
+use crate::front::cpu_cache::{OPEN_SLABS, Slab, state};
 use crate::front::process::Process;
 use crate::front::slab::{FIRST_SLOT, SLOTS_END, STOPPED, header};
 use crate::units::{Cid, ClassId};
