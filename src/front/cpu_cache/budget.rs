@@ -16,9 +16,10 @@ use core::sync::atomic::Ordering::Relaxed;
 pub(super) static TAKEN_BYTES: AtomicUsize = AtomicUsize::new(0);
 /// A budget grows in these steps …
 const BUDGET_STEP: usize = 64 << 10;
-/// … and what the slabs may keep together is, for each of them, this plus the size
-/// of the heap, up to so much: a small program's caches stay small …
-const BUDGET_BASE: usize = 256 << 10;
+/// … and what the slabs may keep together is, for each of them, this plus what is in
+/// use beside them, up to so much: a small program's caches stay small, and are no
+/// reason to be larger …
+const BUDGET_BASE: usize = 1 << 20;
 const BUDGET_EACH: usize = 2 << 20;
 /// … and this part of the heap: where blocks of many sizes come and go, how far
 /// each class's number strays grows with the heap.
@@ -27,7 +28,8 @@ const BUDGET_SHARE: usize = 16;
 /// What the slabs may keep together, now.
 fn allowed_bytes(process: &Process) -> usize {
     let (open, heap) = (OPEN_SLABS.load(Relaxed), IN_USE_BYTES.load(Relaxed));
-    let wished = (BUDGET_BASE + heap).min(BUDGET_EACH) * open + heap / BUDGET_SHARE;
+    let used = heap.saturating_sub(TAKEN_BYTES.load(Relaxed));
+    let wished = (BUDGET_BASE + used).min(BUDGET_EACH) * open + heap / BUDGET_SHARE;
     wished.min(process.config.slab_bytes as usize * open)
 }
 

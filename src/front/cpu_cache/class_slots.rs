@@ -8,8 +8,8 @@ use crate::units::Cid;
 
 /// The first batch holds this many bytes, up to 8 objects.
 const FIRST_BATCH_BYTES: usize = 512;
-/// A class has its first slots when it has turned from full to empty or back once for so
-/// many bytes of its size.
+/// A class may have its first slots when it has turned from full to empty or back once for
+/// so many bytes of its size; and again once it has lost them, or there was no room.
 const TURN_BYTES: usize = 16 << 10;
 
 /// How a class misses.
@@ -36,7 +36,8 @@ pub(super) struct ClassSlots {
     /// Has missed since stealing last came by.
     pub(super) missed: bool,
     last: Miss,
-    /// How often it was full and then empty, or the reverse, until it had slots.
+    /// How often it was full and then empty, or the reverse, since it might have had its
+    /// first slots.
     turns: u8,
 }
 
@@ -61,7 +62,11 @@ impl ClassSlots {
             return turned || self.slots < u16::from(self.batch) * 2;
         }
         self.turns = self.turns.saturating_add(turned.into());
-        usize::from(self.turns) >= info.size_bytes as usize / TURN_BYTES
+        let enough = usize::from(self.turns) >= info.size_bytes as usize / TURN_BYTES;
+        if enough {
+            self.turns = 0;
+        }
+        enough
     }
 
     /// How many objects the batch of this miss is for; twice as many next time.
