@@ -272,11 +272,16 @@ static void each_way(void) {
 		end(by[slot], ring[slot]);
 }
 
-// A block that has just been given back is the next one: larger classes hit, too.
+// A block that has just been given back is the next one: larger classes hit, too,
+// whichever way they are given back.
 static void pairs(void) {
+	const struct way *new = &getters[9];
 	for (size_t i = 0; i < COUNT(sizes); i++)
 		for (unsigned n = 0; n < 8; n++)
 			end(&enders[0], get(&getters[0], sizes[i]));
+	for (size_t e = 0; e < COUNT(enders); e++)
+		for (unsigned n = 0; n < 4 && !enders[e].is_alias; n++)
+			end(&enders[e], get(new, 5000));
 }
 
 static void ladders(void) {
