@@ -347,7 +347,10 @@ fn whole_object_slow(class: ClassId, told: Told) -> (*mut u8, bool) {
     allocate_inside(size, align, told, |process, words| {
         heartbeat::count_large(process);
         match cpu_cache::pop(words, class) {
-            0 => whole::take_one(class).unwrap_or((0, false)),
+            0 => {
+                cpu_cache::found_empty(process, words, class);
+                whole::take_one(class).unwrap_or((0, false))
+            }
             object => (object, false),
         }
     })

@@ -144,14 +144,31 @@ fn child_large_once() {
     let (grown, cached) = (resident() - start.0, Stats::collect().cid_bytes - start.1);
     assert!(cached < 256 << 10, "{cached} bytes cached");
     assert!(grown < 1 << 20, "{grown} bytes more are resident");
-    // One that is needed again and again is the slab's soon.
-    (0..10).for_each(|_| use_one(256 << 10));
-    let before = Stats::collect();
-    (0..1000).for_each(|_| use_one(256 << 10));
-    let after = Stats::collect();
-    let misses = after.refills + after.overflows - before.refills - before.overflows;
-    // Another thread of the harness may move this one to a cold slab, once.
-    assert!(misses < 40, "{misses} misses in 2,000 calls");
+}
+
+#[test]
+fn large_blocks_needed_again_and_again_stay_in_the_slab() {
+    alone("child_large_again");
+}
+
+#[test]
+#[ignore = "runs in a child"]
+fn child_large_again() {
+    assert!(pin(0));
+    let ways: [fn(usize) -> *mut u8; 2] = [heap::allocate, heap::allocate_zeroed];
+    for (size, way) in [32 << 10, 256 << 10].into_iter().zip(ways).chain([(48 << 10, ways[1])]) {
+        let use_one = |_| {
+            // SAFETY: freed once.
+            unsafe { heap::free(black_box(way(size))) };
+        };
+        (0..10).for_each(use_one);
+        let before = Stats::collect();
+        (0..1000).for_each(use_one);
+        let after = Stats::collect();
+        let misses = after.refills + after.overflows - before.refills - before.overflows;
+        // Another thread of the harness may move this one to a cold slab, once.
+        assert!(misses < 40, "{size} bytes: {misses} misses in 2,000 calls");
+    }
 }
 
 #[test]

@@ -194,6 +194,14 @@ pub fn refill(process: &Process, words: &ThreadWords, class: ClassId) -> usize {
     first
 }
 
+/// A miss of a class whose objects the caller gets from the middle by itself: the class
+/// may have room for what is freed.
+pub fn found_empty(process: &Process, words: &ThreadWords, class: ClassId) {
+    REFILLS.fetch_add(1, Relaxed);
+    let cid = current(words);
+    state(cid).lock().missed(process, &Access::of(words), cid, class, Miss::Empty);
+}
+
 /// Puts back an object for which the slab had no room.
 ///
 /// # Safety
