@@ -4,15 +4,17 @@
 //! refill(class)        slab's lock: revive or grow the class ── steal room
 //!   middle::take ────── no slab's lock held
 //!   push_batch ──────── what does not fit (another cid by now) goes back
+//! found_empty(class)   slab's lock: revive or grow; calloc fetches a large block itself
 //! overflow(class, o)   slab's lock: revive or grow
 //!   push, else pop_batch half of the class and middle::give
 //! ```
 //! A class has no slots at first, then a few; it gets twice as many when it was full
-//! and is empty now, or the reverse. A class of large blocks must have turned so several
-//! times before it has its first: what a program needs once is of more use in the page heap. A slab starts with a small budget and takes more
-//! from what all slabs may keep together, at last from a slab that misses less
-//! (`budget`). When that is used up, classes that have not missed lately give slots
-//! up, and the class gets a batch more (`room`).
+//! and is empty now, or the reverse (`class_slots`). A class of large blocks must have
+//! turned so several times before it has its first: what a program needs once is of more
+//! use in the page heap. A slab starts with a small budget and takes more from what all
+//! slabs may keep together, at last from a slab that misses less (`budget`). When that is
+//! used up, classes that have not missed lately give slots up, and the class gets a batch
+//! more (`room`).
 //!
 //! Locks: the slab's (rank Slab), then the middle's.
 
