@@ -45,6 +45,14 @@ fn hold_and_free(count: usize, size: usize) {
     }
 }
 
+/// Misses of all slabs during `work`.
+fn misses_while(work: impl FnOnce()) -> u64 {
+    let before = Stats::collect();
+    work();
+    let after = Stats::collect();
+    after.refills + after.overflows - before.refills - before.overflows
+}
+
 /// Slow paths for a while: large blocks look at the clock.
 fn slow_paths_for(time: Duration) {
     let end = Instant::now() + time;
@@ -70,10 +78,7 @@ fn child_thousand_blocks() {
     assert!(pin(0));
     for size in [16, 64, 256, 1000] {
         (0..40).for_each(|_| hold_and_free(1000, size));
-        let before = Stats::collect();
-        (0..100).for_each(|_| hold_and_free(1000, size));
-        let after = Stats::collect();
-        let misses = after.refills + after.overflows - before.refills - before.overflows;
+        let misses = misses_while(|| (0..100).for_each(|_| hold_and_free(1000, size)));
         // Where ids are the kernel's, another thread of the harness may have
         // moved this one to a cold slab in between, once.
         assert!(misses < 100, "{size} bytes: {misses} misses in 200,000 operations");
@@ -109,10 +114,8 @@ fn child_blocks_of_all_sizes() {
         }
     };
     replace(ROUNDS);
-    let before = Stats::collect();
-    replace(ROUNDS);
+    let misses = misses_while(|| replace(ROUNDS));
     let after = Stats::collect();
-    let misses = after.refills + after.overflows - before.refills - before.overflows;
     assert!(misses < ROUNDS as u64 / 10, "{misses} misses in {ROUNDS} rounds");
     let share = after.live_bytes / 8 + (4 << 20);
     assert!(after.cid_bytes < share, "{} bytes cached, {share} expected", after.cid_bytes);
@@ -156,16 +159,13 @@ fn large_blocks_needed_again_and_again_stay_in_the_slab() {
 fn child_large_again() {
     assert!(pin(0));
     let ways: [fn(usize) -> *mut u8; 2] = [heap::allocate, heap::allocate_zeroed];
-    for (size, way) in [32 << 10, 256 << 10].into_iter().zip(ways).chain([(48 << 10, ways[1])]) {
+    for (size, way) in [32, 48, 256].into_iter().flat_map(|kib| ways.map(|way| (kib << 10, way))) {
         let use_one = |_| {
             // SAFETY: freed once.
             unsafe { heap::free(black_box(way(size))) };
         };
         (0..10).for_each(use_one);
-        let before = Stats::collect();
-        (0..1000).for_each(use_one);
-        let after = Stats::collect();
-        let misses = after.refills + after.overflows - before.refills - before.overflows;
+        let misses = misses_while(|| (0..1000).for_each(use_one));
         // Another thread of the harness may move this one to a cold slab, once.
         assert!(misses < 40, "{size} bytes: {misses} misses in 2,000 calls");
     }
