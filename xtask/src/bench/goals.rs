@@ -3,8 +3,9 @@
 
 use super::allocators::OURS;
 use super::calls::{Calls, Interface};
+use super::pace::Paced;
 use super::statistics::{geometric_mean, least};
-use super::tables::{Table, table, to_best_peer};
+use super::tables::{Table, shown, table, to_best_peer};
 use super::workloads::{Kind, Workload};
 
 /// All that was measured.
@@ -12,6 +13,7 @@ pub struct Measured<'a> {
     pub names: &'a [&'a str],
     pub workloads: &'a [&'static Workload],
     pub time: &'a Table,
+    pub paced: &'a Paced,
     pub peak: &'a Table,
     pub idle: &'a Table,
     pub lazy: &'a Table,
@@ -72,6 +74,20 @@ impl Goal {
     }
 }
 
+/// Geometric mean over one kind of workloads.
+fn mean_of(kind: Kind, ratios: &[(&Workload, f64)]) -> Option<f64> {
+    let of = ratios.iter().filter(|(w, _)| w.kind == kind);
+    geometric_mean(&of.map(|(_, r)| *r).collect::<Vec<_>>())
+}
+
+/// Those above `most`, the worst first; of a goal's own workloads none.
+fn above(ratios: &[(&Workload, f64)], most: f64) -> String {
+    let mut over: Vec<_> =
+        ratios.iter().filter(|(w, r)| w.kind != Kind::Goal && *r > most).collect();
+    over.sort_by(|a, b| b.1.total_cmp(&a.1));
+    over.iter().map(|(w, r)| format!("{} {r:.2}", w.name)).collect::<Vec<_>>().join(", ")
+}
+
 impl Measured<'_> {
     fn workload(&self, name: &str) -> Option<usize> {
         self.workloads.iter().position(|w| w.name == name)
@@ -86,6 +102,28 @@ impl Measured<'_> {
         self.value(table, workload, OURS)
     }
 
+    /// Workloads with a ratio to their best peer.
+    fn ratios(&self, ratio: impl Fn(usize) -> Option<f64>) -> Vec<(&'static Workload, f64)> {
+        let rows = self.workloads.iter().enumerate();
+        rows.filter_map(|(w, workload)| Some((*workload, ratio(w)?))).collect()
+    }
+
+    fn times(&self, bounds: [(Kind, &str, f64); 2], most: f64) -> Vec<Goal> {
+        let mut goals = self.means(self.time, "time", bounds, most);
+        let paced = self.ratios(|w| to_best_peer(self.names, &self.paced.medians.values[w]));
+        let held_out = self.ratios(|w| self.paced.held_out(self.names, w));
+        for (goal, (kind, ..)) in goals.iter_mut().zip(bounds) {
+            let [paced, held_out] = [&paced, &held_out].map(|r| shown(mean_of(kind, r), 2));
+            goal.remark += &format!("; paced {paced}, held out {held_out}");
+        }
+        if let Some(worst) = goals.last_mut() {
+            let over = above(&paced, most);
+            let over = if over.is_empty() { "none".to_owned() } else { over };
+            worst.remark += &format!("; paced: {over}");
+        }
+        goals
+    }
+
     /// Means over a kind of workloads, and the worst of all.
     fn means(
         &self,
@@ -94,33 +132,22 @@ impl Measured<'_> {
         bounds: [(Kind, &str, f64); 2],
         most: f64,
     ) -> Vec<Goal> {
-        let ratios: Vec<(&Workload, f64)> = self
-            .workloads
-            .iter()
-            .zip(&table.values)
-            .filter_map(|(w, values)| Some((*w, to_best_peer(self.names, values)?)))
-            .collect();
+        let ratios = self.ratios(|w| to_best_peer(self.names, &table.values[w]));
         let mut goals: Vec<Goal> = bounds
             .map(|(kind, label, bound)| {
-                let of: Vec<f64> =
-                    ratios.iter().filter(|(w, _)| w.kind == kind).map(|(_, r)| *r).collect();
-                let remark = format!("{} workloads, against the best peer of each", of.len());
+                let count = ratios.iter().filter(|(w, _)| w.kind == kind).count();
+                let remark = format!("{count} workloads, against the best peer of each");
                 let what = format!("{what}, {label}: geometric mean");
-                Goal::ratio(what, geometric_mean(&of), bound).remark(remark)
+                Goal::ratio(what, mean_of(kind, &ratios), bound).remark(remark)
             })
             .into();
-        let mut judged: Vec<_> = ratios.iter().filter(|(w, _)| w.kind != Kind::Goal).collect();
-        judged.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let over: Vec<String> = judged
-            .iter()
-            .filter(|(_, r)| *r > most)
-            .map(|(w, r)| format!("{} {r:.2}", w.name))
-            .collect();
-        let worst = judged.first();
+        let judged = ratios.iter().filter(|(w, _)| w.kind != Kind::Goal);
+        let worst = judged.max_by(|a, b| a.1.total_cmp(&b.1));
+        let over = above(&ratios, most);
         let remark = if over.is_empty() {
             worst.map_or(String::new(), |(w, _)| w.name.into())
         } else {
-            over.join(", ")
+            over
         };
         let what = format!("{what}: the worst of all workloads");
         goals.push(Goal::ratio(what, worst.map(|(_, r)| *r), most).remark(remark));
@@ -241,7 +268,7 @@ impl Measured<'_> {
             [(Kind::Real, "real programs", real), (Kind::Synthetic, "synthetic", synthetic)]
         };
         let groups = [
-            ("Time", self.means(self.time, "time", kinds(1.0, 1.05), 1.15)),
+            ("Time", self.times(kinds(1.0, 1.05), 1.15)),
             ("Peak memory", self.means(self.peak, "peak memory", kinds(1.05, 1.2), 1.5)),
             ("Small programs", self.small()),
             ("Single calls", self.calls()),
@@ -252,9 +279,13 @@ impl Measured<'_> {
         let all: Vec<&Goal> = groups.iter().flat_map(|(_, goals)| goals).collect();
         let measured = all.iter().filter(|g| g.value.is_some()).count();
         let reached = all.iter().filter(|g| g.is_reached() == Some(true)).count();
+        let peers = self.names.len().saturating_sub(1);
         let mut text = format!(
             "\n## Goals\nWhat cidalloc is meant to reach; ratios are cidalloc's to the peer's. \
-             {reached} of {measured} that were measured are reached.\n"
+             {reached} of {measured} that were measured are reached. Judged by medians. `paced`: each \
+             time is divided by its round's pace (the median, over all allocators, of their times \
+             in it to their own medians). `held out`: each round's paced time against that of the \
+             peer that is best by all other rounds; the best of {peers} noisy medians is too good.\n"
         );
         for (title, goals) in groups.iter().filter(|(_, goals)| !goals.is_empty()) {
             let head = ["goal", "measured", "bound", "reached", ""];
@@ -270,6 +301,8 @@ mod tests {
     use super::*;
     use crate::bench::allocators::Allocator;
     use crate::bench::calls::Timing;
+    use crate::bench::measuring::Sample;
+    use crate::bench::results::{Log, Run};
     use crate::bench::workloads::{self, Tools};
 
     /// What each goal says, by the begin of its line.
@@ -316,11 +349,22 @@ mod tests {
             ("realloc-doubling", [1024.0, 1024.0, 1e6, 1024.0, 1e6]),
             ("small-program", [0.0; 5]),
         ]);
+        let runs = |(workload, values): (usize, &Vec<Option<f64>>)| {
+            let of = |(allocator, v): (usize, &Option<f64>)| {
+                let values = [("wall_s".to_owned(), v.unwrap())].into();
+                let outcome = Ok(Sample { values, result: 0, disturbed: None });
+                [0, 1].map(|round| Run { workload, allocator, round, outcome: outcome.clone() })
+            };
+            values.iter().enumerate().flat_map(of).collect::<Vec<_>>()
+        };
+        let log = Log::of_runs(time.values.iter().enumerate().flat_map(runs).collect());
+        let paced = Paced::new((4, 5), &log, |r| r.outcome.as_ref().ok()?.time_s());
         let none = Table { values: vec![vec![None; 5]; 4] };
         let page = Measured {
             names,
             workloads: &chosen,
             time: &time,
+            paced: &paced,
             peak: &peak,
             idle: &none,
             lazy: &none,
@@ -333,6 +377,8 @@ mod tests {
             assert_eq!(reached(&page, goal), [value, bound, said], "{goal}\n{page}");
         };
         is("time, real programs: geometric mean", "0.80", "at most 1.00", "yes");
+        let remark = "| 1 workloads, against the best peer of each; paced 0.80, held out 0.80 |";
+        assert!(page.contains(remark), "{page}");
         // The small program is of a goal only.
         is("time: the worst of all workloads", "2.00", "at most 1.15", "**no**");
         is("1,000 threads, peak memory against mimalloc's", "0.33", "at most 0.50", "yes");

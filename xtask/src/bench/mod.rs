@@ -13,6 +13,7 @@ mod disturbance;
 mod goals;
 mod machine;
 mod measuring;
+mod pace;
 mod peers;
 mod plots;
 mod report;

@@ -3,7 +3,8 @@
 use super::allocators::Allocator;
 use super::calls::{Calls, Interface};
 use super::goals::Measured;
-use super::results::Log;
+use super::pace::Paced;
+use super::results::{Log, Run};
 use super::running::Plan;
 use super::statistics::{geometric_mean, least, normalised};
 use super::tables::{Table, is_clean, shown, table, to_best_peer};
@@ -25,7 +26,9 @@ pub fn write(
     calls: &Calls,
 ) -> Result<()> {
     let size = (workloads.len(), allocators.len());
-    let time = Table::new(size, log, |r| r.outcome.as_ref().ok().and_then(|s| s.time_s()));
+    let seconds = |r: &Run| r.outcome.as_ref().ok().and_then(|s| s.time_s());
+    let time = Table::new(size, log, seconds);
+    let paced = Paced::new(size, log, seconds);
     let peak = Table::new(size, log, |r| r.outcome.as_ref().ok().and_then(|s| s.peak_kb()));
     let [end, idle, lazy, live, copied] =
         ["end_rss_kb", "idle_rss_kb", "idle_lazy_kb", "live_kb", "copied_kb"]
@@ -48,13 +51,14 @@ pub fn write(
 
     page += "\n## Geometric means\nRatios to the best allocator of each workload; 1.00 would be \
              the best everywhere. Only workloads that every allocator finished.\n\n";
-    page += &means(names, workloads, &time, &peak);
+    page += &means(names, workloads, &time, &paced, &peak);
     page +=
         "\n![time](time.svg)\n![peak memory](memory.svg)\n![time against memory](scatter.svg)\n";
     page += &Measured {
         names,
         workloads,
         time: &time,
+        paced: &paced,
         peak: &peak,
         idle: &idle,
         lazy: &lazy,
@@ -83,7 +87,7 @@ pub fn write(
     page += &failures(names, workloads, log);
     fs::write(out.join("README.md"), &page).map_err(|e| format!("README.md: {e}"))?;
     plots::write(out, names, workloads, &time, &peak)?;
-    eprintln!("\n{}\nwritten to {}", means(names, workloads, &time, &peak), out.display());
+    eprintln!("\n{}\nwritten to {}", means(names, workloads, &time, &paced, &peak), out.display());
     Ok(())
 }
 
@@ -193,10 +197,18 @@ fn quality(log: &Log) -> String {
 }
 
 /// The means of both measures over both kinds, and of cidalloc against the best peer.
-fn means(names: &[&str], workloads: &[&'static Workload], time: &Table, peak: &Table) -> String {
+fn means(
+    names: &[&str],
+    workloads: &[&'static Workload],
+    time: &Table,
+    paced: &Paced,
+    peak: &Table,
+) -> String {
     let mut rows = Vec::new();
     for (kind, label) in [(Kind::Real, "real programs"), (Kind::Synthetic, "synthetic")] {
-        for (table, measure) in [(time, "time"), (peak, "peak memory")] {
+        for (table, measure) in
+            [(time, "time"), (&paced.medians, "time, paced"), (peak, "peak memory")]
+        {
             let (means, count) = table.geometric_means(|w| workloads[w].kind == kind);
             if count > 0 {
                 let cells = means.into_iter().map(|m| shown(m, 2)).collect();

@@ -166,6 +166,11 @@ impl<'a> Log<'a> {
         Ok(log)
     }
 
+    #[cfg(test)]
+    pub fn of_runs(runs: Vec<Run>) -> Log<'static> {
+        Log { file: PathBuf::new(), names: Names { workloads: &[], allocators: &[] }, runs }
+    }
+
     pub fn add(&mut self, run: Run) -> Result<()> {
         let row = self.names.row(&run);
         self.runs.push(run);
