@@ -12,7 +12,6 @@ use crate::config::{Config, IndexChoice, RseqChoice, SliceChoice, StatsChoice};
 use crate::front::slab::{SLAB_BYTES, SLABS};
 use crate::front::take_over::{self, Outcome};
 use crate::front::{cpu_cache, take_in};
-use crate::middle::transfer_cache;
 use crate::os::lock::{Lock, Rank};
 use crate::os::machine::Machine;
 use crate::os::rseq::{self, KernelRseq, SLICE_FEATURE_BYTES};
@@ -178,7 +177,6 @@ fn start() -> Option<Process> {
         process.reason = "no address space for the slabs of all ids";
         map_slabs(process.slabs())?;
     }
-    transfer_cache::start();
     // Last: what fails before leaves no descriptor behind.
     if process.config.stats == StatsChoice::Text {
         process.stderr = sys::duplicate(2).unwrap_or(2);

@@ -42,8 +42,8 @@ struct PerClass(Lock<Transfer>);
 static TRANSFER: [PerClass; size_class::COUNT] =
     [const { PerClass(Lock::new(Rank::Transfer, Transfer::EMPTY)) }; size_class::COUNT];
 
-/// The table of slots, mapped at start; 0 while there is no memory for it: no
-/// transfer caches.
+/// The table of slots, mapped when the first class gets room: many programs need
+/// none. 0 before, and while there is no memory for it: no transfer caches.
 static SLOTS_BASE: AtomicUsize = AtomicUsize::new(0);
 
 /// Maps the table of slots; touched only where a class uses it.
@@ -52,8 +52,7 @@ pub fn start() {
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping.
     let Ok(at) = (unsafe { sys::mmap(0, len, prot, libc::MAP_NORESERVE) }) else { return };
-    // Relaxed: published by the process's initialisation; later, a class has room
-    // only after a thread with its lock has seen the base.
+    // Relaxed: a class has room only after a thread with its lock has seen the base.
     if SLOTS_BASE.compare_exchange(0, at, Relaxed, Relaxed).is_err() {
         // SAFETY: the mapping just made; another class was faster.
         let _ = unsafe { sys::munmap(at, len) };
