@@ -26,7 +26,7 @@ use crate::back::records::Records;
 use crate::back::span::{self, Span};
 use crate::config::Config;
 use crate::os::lock::{Lock, Rank};
-use crate::os::machine::{self, Machine, Thp};
+use crate::os::machine::{Machine, Thp};
 use crate::size_class;
 use crate::units::{
     ClassId, HUGE_BYTES, HUGE_SHIFT, HugeId, PAGE_BYTES, PAGES_PER_HUGE, PageId, Pages,
@@ -62,17 +62,15 @@ pub struct PageHeap {
 
 #[derive(Clone, Copy, Debug)]
 struct Policy {
-    /// None while nothing depended on it.
-    thp: Option<Thp>,
+    thp: Thp,
     thp_after_bytes: usize,
     os_page_bytes: usize,
     /// Large blocks may move by mremap.
     moves: bool,
     /// How much may be free before memory waits to go back.
     patience: Patience,
-    /// Mapped memory counts against a limit: map no more than asked for. None while
-    /// nothing depended on it.
-    frugal: Option<bool>,
+    /// Mapped memory counts against a limit: map no more than asked for.
+    frugal: bool,
 }
 
 /// Since start, or now where the name says so.
@@ -120,12 +118,12 @@ impl PageHeap {
         expected: Expected::NONE,
         records: Records::NONE,
         policy: Policy {
-            thp: None,
+            thp: Thp::Never,
             thp_after_bytes: 0,
             os_page_bytes: PAGE_BYTES,
             moves: false,
             patience: Patience::WATCH,
-            frugal: None,
+            frugal: false,
         },
         filler_low_pages: 0,
         release: Release::NONE,
@@ -148,12 +146,14 @@ impl PageHeap {
         let Some(space) = AddressSpace::find(machine) else { return false };
         self.space = space;
         self.policy = Policy {
-            thp: if config.thp { None } else { Some(Thp::Never) },
+            thp: if config.thp { machine.thp } else { Thp::Never },
             thp_after_bytes: config.thp_after_bytes,
             os_page_bytes: machine.os_page_bytes,
             moves: machine.moves_mappings,
             patience: if config.background { Patience::THREAD } else { Patience::WATCH },
-            frugal: machine.address_limit_bytes.map(|_| true),
+            frugal: machine.address_limit_bytes.is_some()
+                || machine.data_limited
+                || machine.strict_overcommit,
         };
         let s = &self.space;
         span::UNITS_BASE.store(s.units.base, Relaxed); // before any unit exists
@@ -236,8 +236,7 @@ impl PageHeap {
     /// Maps new arena and takes `len` hugepages of it.
     fn extend(&mut self, len: u32) -> Option<HugeId> {
         let step = (self.table.count / 8).clamp(EXTEND_LEAST, EXTEND_MOST);
-        let frugal = *self.policy.frugal.get_or_insert_with(machine::counts_mapped);
-        let wished = if frugal { len } else { len.max(step) };
+        let wished = if self.policy.frugal { len } else { len.max(step) };
         if self.extend_by(wished).is_none() && self.extend_by(len).is_none() {
             // No more address space: warm memory may join cold ranges.
             self.cool(u32::MAX);

@@ -146,10 +146,6 @@ fn current(words: &ThreadWords) -> Cid {
 /// Takes an object of a class without the middle; 0 if there is none. For
 /// threads that the fast path turns away.
 pub fn pop(words: &ThreadWords, class: ClassId) -> usize {
-    if OPEN_SLABS.load(Relaxed) == 0 {
-        // Not even a look: the page has never been touched.
-        return 0;
-    }
     let mut one = [0];
     // An aborted section may have left an object in the buffer that it did not
     // take: only the count says.
@@ -334,10 +330,6 @@ impl Slab {
         if unsafe { sys::mprotect(slab_addr(cid), slab::SLAB_BYTES, prot) }.is_err() {
             return false;
         }
-        // A read would have the kernel map its page of zeros first, and fault again
-        // at the first write.
-        // No class has slots, and no section changes limits.
-        header(cid, ClassId::NONE).store_limits(0);
         self.open = true;
         self.next_slot = FIRST_SLOT;
         if OPEN_SLABS.fetch_add(1, Relaxed) > 0 {

@@ -1,6 +1,4 @@
-//! Facts about the machine: those that every process needs, read at initialisation,
-//! and those that only a heap of some size needs, which are read then. A file of the
-//! kernel's costs as much as five other system calls.
+//! Facts about the machine, read once at initialisation.
 
 #![allow(unsafe_code)]
 
@@ -25,11 +23,16 @@ pub struct Machine {
     pub cpus_possible: u32,
     /// CPUs that this process may run on.
     pub cpus_allowed: u32,
+    pub thp: Thp,
     /// RLIMIT_AS in bytes, `None` when unlimited.
     pub address_limit_bytes: Option<u64>,
+    /// RLIMIT_DATA, which counts private writable mappings, is not unlimited.
+    pub data_limited: bool,
     /// Mappings can be moved and leave an empty one behind. Kernels that can know
     /// rseq; qemu's user mode does not, and forgets what stays mapped.
     pub moves_mappings: bool,
+    /// vm.overcommit_memory is 2: mapped memory is counted before it is touched.
+    pub strict_overcommit: bool,
 }
 
 impl Machine {
@@ -39,22 +42,17 @@ impl Machine {
             os_page_bytes: sys::os_page_bytes(),
             cpus_possible: cpus_possible().unwrap_or(mask_bits).max(allowed),
             cpus_allowed: allowed,
+            thp: thp(),
             // The constant's type differs between C libraries.
             #[allow(clippy::unnecessary_cast)]
             address_limit_bytes: sys::soft_limit(libc::RLIMIT_AS as u32),
+            #[allow(clippy::unnecessary_cast)]
+            data_limited: sys::soft_limit(libc::RLIMIT_DATA as u32).is_some(),
             // SAFETY: nothing to register, so every kernel refuses; the error says why.
             moves_mappings: unsafe { sys::rseq(0, 0, 0, 0) } != Err(libc::ENOSYS),
+            strict_overcommit: first_byte(c"/proc/sys/vm/overcommit_memory") == Some(b'2'),
         }
     }
-}
-
-/// Whether mapped memory counts before it is touched, beside RLIMIT_AS: by
-/// RLIMIT_DATA, or as vm.overcommit_memory is 2.
-pub fn counts_mapped() -> bool {
-    // The constant's type differs between C libraries.
-    #[allow(clippy::unnecessary_cast)]
-    let limit = sys::soft_limit(libc::RLIMIT_DATA as u32);
-    limit.is_some() || first_byte(c"/proc/sys/vm/overcommit_memory") == Some(b'2')
 }
 
 /// Reads the start of a small file; the part of `buffer` that was filled.
@@ -87,8 +85,7 @@ fn cpus_possible() -> Option<u32> {
     last?.checked_add(1)
 }
 
-/// What the kernel is set to.
-pub fn thp() -> Thp {
+fn thp() -> Thp {
     let mut buffer = [0; 64];
     let text = read_file(c"/sys/kernel/mm/transparent_hugepage/enabled", &mut buffer);
     let chosen = text.and_then(|t| {

@@ -10,7 +10,7 @@
 
 use crate::back::huge_page::Advice;
 use crate::back::page_heap::{PageHeap, huge_addr};
-use crate::os::machine::{self, Thp};
+use crate::os::machine::Thp;
 use crate::os::sys;
 use crate::units::{HUGE_SHIFT, HugeId, PAGE_BYTES, PAGES_PER_HUGE, Pages};
 
@@ -41,7 +41,7 @@ impl PageHeap {
         let heap = self.counts.in_use_pages * PAGE_BYTES + ((len as usize) << HUGE_SHIFT);
         let wanted = wanted && heap >= self.policy.thp_after_bytes;
         let untold = self.advised(first, len, Advice::Nothing);
-        let (advice, call) = match self.thp(wanted) {
+        let (advice, call) = match self.policy.thp {
             Thp::Never => return,
             _ if wanted => (Advice::Huge, libc::MADV_HUGEPAGE),
             // Unasked, this kernel makes none.
@@ -58,15 +58,6 @@ impl PageHeap {
         }
         if advice == Advice::Huge {
             self.counts.advised += len;
-        }
-    }
-
-    /// What the kernel is set to. A program that stays within the first hugepage
-    /// says no to the worst case: that costs less than to ask.
-    fn thp(&mut self, wanted: bool) -> Thp {
-        match self.policy.thp {
-            None if !wanted && self.table.count == 1 => Thp::Always,
-            _ => *self.policy.thp.get_or_insert_with(machine::thp),
         }
     }
 
