@@ -57,6 +57,21 @@ pub fn allocate_hit(size: usize) -> *mut u8 {
     }
 }
 
+/// As [`allocate`] for callers whose size the compiler mostly knows, or knows nothing
+/// of: the classes above 1 KiB are in line, too, and no branch is between them and the
+/// small ones, which sizes at random would have guessed wrong.
+#[inline(always)]
+pub fn allocate_known(told: Told) -> *mut u8 {
+    let hit = match slab::class_at_any(told.size) {
+        Some(class_at) => sections::pop(class_at),
+        None => 0,
+    };
+    if hit == 0 {
+        return allocate_miss(told.size, told.align, told.family);
+    }
+    with_exposed_provenance_mut(hit)
+}
+
 /// A hit of any class that has multiples of `align`; null else, and if `align` is no
 /// power of two, when `heap::allocate_aligned_miss` must follow.
 #[inline(always)]
@@ -142,6 +157,24 @@ pub unsafe fn free_layout(ptr: *mut u8, align: usize, told: Told) {
         Some(class) if align <= 8 => unsafe { free_class(class, ptr, told) },
         // SAFETY: the caller's duty.
         _ => unsafe { free_layout_rest(ptr, told.size, align, told.align, told.family) },
+    }
+}
+
+/// [`free_layout`] for callers as those of [`allocate_known`].
+///
+/// # Safety
+/// As [`free_layout`].
+#[inline(always)]
+pub unsafe fn free_known(ptr: *mut u8, align: usize, told: Told) {
+    let class_at = slab::class_at_any(told.size).filter(|_| told.size <= GROWN_BYTES && align <= 8);
+    let Some(class_at) = class_at else {
+        // SAFETY: the caller's duty.
+        return unsafe { free_layout_rest(ptr, told.size, align, told.align, told.family) };
+    };
+    // SAFETY: the caller's duty.
+    if !unsafe { sections::push(class_at, ptr as usize) } {
+        // SAFETY: the caller's duty.
+        unsafe { free_slow(ptr, told.size, told.align, told.family, class_of(told.size)) }
     }
 }
 

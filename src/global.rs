@@ -33,14 +33,14 @@ mod native {
     unsafe impl GlobalAlloc for CidAlloc {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
             if layout.align() <= 8 {
-                return alloc::allocate(told(layout));
+                return alloc::allocate_known(told(layout));
             }
             heap::allocate_told(layout.size(), layout.align(), told(layout))
         }
 
         unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
             // SAFETY: the caller's duty: the layout is the block's.
-            unsafe { alloc::free_layout(ptr, layout.align(), told(layout)) }
+            unsafe { alloc::free_known(ptr, layout.align(), told(layout)) }
         }
 
         unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {

@@ -108,13 +108,18 @@ pub fn class_of(size: usize) -> ClassId {
 /// `size` is at most [`MAX_BYTES`].
 #[inline(always)]
 unsafe fn class_within(size: usize) -> ClassId {
-    let index = if size <= FINE_MAX_BYTES {
+    // SAFETY: for such a size `index` is within the table (asserted below).
+    ClassId(unsafe { *CLASS_OF.get_unchecked(index_of(size)) })
+}
+
+/// The place in [`CLASS_OF`] of a size up to [`MAX_BYTES`].
+#[inline(always)]
+pub fn index_of(size: usize) -> usize {
+    if size <= FINE_MAX_BYTES {
         (size + 7) >> 3
     } else {
         (size + 127 + ((FINE_MAX_BYTES / 8) << 7) - FINE_MAX_BYTES) >> 7
-    };
-    // SAFETY: for such a size `index` is within the table (asserted below).
-    ClassId(unsafe { *CLASS_OF.get_unchecked(index) })
+    }
 }
 
 /// [`class_of`] for sizes of the table's fine part.

@@ -70,9 +70,9 @@ pub fn class_at(class: ClassId) -> usize {
     class.index() * HEADER_BYTES
 }
 
-/// [`class_at`] of the classes of small sizes, by size in eights of bytes, rounded up.
-static FINE_AT: [u16; size_class::FINE_MAX_BYTES / 8 + 1] = {
-    let mut table = [0; size_class::FINE_MAX_BYTES / 8 + 1];
+/// [`class_at`] of the classes of all sizes, in the order of `size_class::CLASS_OF`.
+static CLASS_AT: [u16; size_class::CLASS_OF.len()] = {
+    let mut table = [0; size_class::CLASS_OF.len()];
     let mut i = 0;
     while i < table.len() {
         table[i] = size_class::CLASS_OF[i] as u16 * HEADER_BYTES as u16;
@@ -84,9 +84,18 @@ static FINE_AT: [u16; size_class::FINE_MAX_BYTES / 8 + 1] = {
 /// [`class_at`] of the class for `size` bytes, of the sizes of the fine table.
 #[inline(always)]
 pub fn class_at_fine(size: usize) -> Option<usize> {
-    // SAFETY: the table has an entry for every 8 bytes up to its end.
+    // SAFETY: the table has an entry for every 8 bytes up to its fine part's end.
     (size <= size_class::FINE_MAX_BYTES)
-        .then(|| usize::from(unsafe { *FINE_AT.get_unchecked((size + 7) >> 3) }))
+        .then(|| usize::from(unsafe { *CLASS_AT.get_unchecked((size + 7) >> 3) }))
+}
+
+/// The same for all sizes that have a class, without a branch between small and larger
+/// ones.
+#[inline(always)]
+pub fn class_at_any(size: usize) -> Option<usize> {
+    // SAFETY: the table has an entry for every such size.
+    (size <= size_class::MAX_BYTES)
+        .then(|| usize::from(unsafe { *CLASS_AT.get_unchecked(size_class::index_of(size)) }))
 }
 
 pub fn slab_addr(cid: Cid) -> usize {
