@@ -125,8 +125,8 @@ pub fn index_of(size: usize) -> usize {
 /// [`class_of`] for sizes of the table's fine part.
 #[inline(always)]
 pub fn class_of_fine(size: usize) -> Option<ClassId> {
-    // SAFETY: the fine part has an entry for every 8 bytes up to its end.
-    (size <= FINE_MAX_BYTES).then(|| ClassId(unsafe { *CLASS_OF.get_unchecked((size + 7) >> 3) }))
+    // SAFETY: far below the largest size.
+    (size <= FINE_MAX_BYTES).then(|| unsafe { class_within(size) })
 }
 
 const _: () = assert!(

@@ -84,9 +84,9 @@ static CLASS_AT: [u16; size_class::CLASS_OF.len()] = {
 /// [`class_at`] of the class for `size` bytes, of the sizes of the fine table.
 #[inline(always)]
 pub fn class_at_fine(size: usize) -> Option<usize> {
-    // SAFETY: the table has an entry for every 8 bytes up to its fine part's end.
+    // SAFETY: the table has an entry for every such size.
     (size <= size_class::FINE_MAX_BYTES)
-        .then(|| usize::from(unsafe { *CLASS_AT.get_unchecked((size + 7) >> 3) }))
+        .then(|| usize::from(unsafe { *CLASS_AT.get_unchecked(size_class::index_of(size)) }))
 }
 
 /// The same for all sizes that have a class, without a branch between small and larger

@@ -301,7 +301,6 @@ mod tests {
     use super::*;
     use crate::bench::allocators::Allocator;
     use crate::bench::calls::Timing;
-    use crate::bench::measuring::Sample;
     use crate::bench::results::{Log, Run};
     use crate::bench::workloads::{self, Tools};
 
@@ -351,9 +350,7 @@ mod tests {
         ]);
         let runs = |(workload, values): (usize, &Vec<Option<f64>>)| {
             let of = |(allocator, v): (usize, &Option<f64>)| {
-                let values = [("wall_s".to_owned(), v.unwrap())].into();
-                let outcome = Ok(Sample { values, result: 0, disturbed: None });
-                [0, 1].map(|round| Run { workload, allocator, round, outcome: outcome.clone() })
+                [0, 1].map(|round| Run::timed(workload, allocator, round, v.unwrap()))
             };
             values.iter().enumerate().flat_map(of).collect::<Vec<_>>()
         };

@@ -64,17 +64,11 @@ impl Paced {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::measuring::Sample;
 
     /// One workload, a row for each round.
     fn paced<const N: usize>(rounds: &[[f64; N]]) -> (Table, Paced) {
-        let run = |round: usize, allocator: usize, time: f64| {
-            let values = [("wall_s".to_owned(), time)].into();
-            let outcome = Ok(Sample { values, result: 0, disturbed: None });
-            Run { workload: 0, allocator, round, outcome }
-        };
         let of_round = |(round, times): (usize, &[f64; N])| {
-            times.iter().enumerate().map(|(a, t)| run(round, a, *t)).collect::<Vec<_>>()
+            times.iter().enumerate().map(|(a, t)| Run::timed(0, a, round, *t)).collect::<Vec<_>>()
         };
         let log = Log::of_runs(rounds.iter().enumerate().flat_map(of_round).collect());
         let wall = |run: &Run| run.outcome.as_ref().ok()?.time_s();

@@ -18,6 +18,16 @@ pub struct Run {
     pub outcome: Result<Sample>,
 }
 
+#[cfg(test)]
+impl Run {
+    /// One that took so many seconds, and nothing else.
+    pub fn timed(workload: usize, allocator: usize, round: usize, wall_s: f64) -> Run {
+        let values = [("wall_s".to_owned(), wall_s)].into();
+        let outcome = Ok(Sample { values, result: 0, disturbed: None });
+        Run { workload, allocator, round, outcome }
+    }
+}
+
 /// Columns after the workload's name and family, the allocator's, the round, the
 /// state and the result.
 const COLUMNS: &[&str] = &[
